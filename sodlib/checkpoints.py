@@ -1,0 +1,107 @@
+"""Networks in and out of files. Nothing here unpickles: safetensors, or `torch.load` with weights only."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .channels import ChannelPlan
+from .csnet import CSNet
+from .errors import SodlibError
+
+#: Networks that ship with the project, one file a name.
+MODELS = Path(__file__).resolve().parents[1] / "models"
+
+
+def save(model: CSNet, path: str | Path) -> None:
+    """Write a network with its channel plan and input size as one safetensors file."""
+    path = Path(path)
+    metadata = {"plan": json.dumps(model.plan.to_json()), "input_size": str(model.input_size)}
+    beside = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, beside, metadata)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise SodlibError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def load(name_or_path: str | Path) -> CSNet:
+    """A network in evaluation mode, from a file of `save` or by the name of one that ships with the project.
+
+    Raises SodlibError for an unknown name or a file that `save` did not write.
+    """
+    path = Path(name_or_path)
+    if not path.suffix and not path.exists():
+        path = MODELS / f"{name_or_path}.safetensors"
+        if not path.exists():
+            known = ", ".join(sorted(file.stem for file in MODELS.glob("*.safetensors"))) or "none"
+            raise SodlibError(f"unknown model {str(name_or_path)!r}; shipped: {known}; or give a .safetensors file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        plan, input_size = json.loads(metadata["plan"]), int(metadata["input_size"])
+    except (OSError, SafetensorError) as error:
+        raise SodlibError(f"{path}: not a readable safetensors file ({error})") from error
+    except (KeyError, ValueError) as error:
+        raise SodlibError(f"{path}: holds no channel plan; it was not written by sodlib.save") from error
+    return _fill(CSNet(ChannelPlan.from_json(plan), input_size), tensors, str(path))
+
+
+def load_released(state_dict: Mapping[str, Any], channels: Mapping[str, Any] | str | Path) -> CSNet:
+    """The released network: a state dict under its published names (tensors or arrays) and its channel list.
+
+    `channels` is the plan in JSON form or the path of its file. The authors' checkpoints are under
+    CC BY-NC-SA and not part of this project; `read_checkpoint` reads theirs.
+    """
+    plan = ChannelPlan.from_json(channels if isinstance(channels, str | Path) else dict(channels))
+    return _fill(CSNet(plan), state_dict, "the state dict")
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a .pth or .safetensors file. Pickled objects other than tensors are refused."""
+    try:
+        if Path(path).suffix == ".safetensors":
+            with safetensors.safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SodlibError(f"{path}: not a readable checkpoint of tensors ({reason})") from error
+    content = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise SodlibError(f"{path}: holds no state dict, that is, no dictionary of tensors by name")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _fill(model: CSNet, tensors: Mapping[str, Any], source: str) -> CSNet:
+    """Copy tensors into the network, in evaluation mode; refuse another architecture by its first misfit."""
+    wanted = model.state_dict()
+    for name, target in wanted.items():
+        if name not in tensors:
+            raise SodlibError(f"{source} is of another network than its channel plan: it has no {name}")
+        if tuple(tensors[name].shape) != tuple(target.shape):
+            raise SodlibError(
+                f"{source} is of another network than its channel plan: {name} is {list(tensors[name].shape)} "
+                f"and should be {list(target.shape)}"
+            )
+    if extra := sorted(set(tensors) - set(wanted)):
+        raise SodlibError(f"{source} is of another network than its channel plan: it also holds {extra[0]}")
+    model.load_state_dict(
+        {name: torch.from_numpy(np.asarray(t)) if not isinstance(t, Tensor) else t for name, t in tensors.items()}
+    )
+    return model.eval()

@@ -1,0 +1,123 @@
+"""Standard and dynamic weight decay. (Paper, section 3.2.)
+
+Three decays by name:
+
+"standard": the L2 term of Eq. 1 on every parameter, the batch norm scales gamma included.
+"dynamic": dynamic weight decay as the released code has it. The gradient of gamma gains
+    lambda_d * mean over the batch of |GAP(x)| * gamma, where x is the feature after batch norm and activation;
+    it passes through Adam like any gradient. gamma of the first two units of an ILBlock has no other decay;
+    gamma of the third keeps the standard one beside the dynamic (evidently a slip of the release, kept).
+"dynamic-written": Eq. 3 and 4 to the letter. After the optimiser's step, gamma shrinks by
+    learning rate * lambda_d * mean over the batch of GAP(x) * gamma: a signed mean, and decoupled from Adam. No
+    gamma inside an ILBlock has another decay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .csnet import CSNet
+from .errors import SodlibError
+from .octconv import MultiScale, NormActivation
+
+DECAYS = ("standard", "dynamic", "dynamic-written")
+#: The paper's lambda and lambda_d.
+STANDARD_WEIGHT, DYNAMIC_WEIGHT = 5e-3, 3.0
+
+
+def block_units(model: CSNet) -> Iterator[tuple[str, NormActivation]]:
+    """The three convolution units of every ILBlock by name, in order: where dynamic decay acts."""
+    for name, block in model.blocks.items():
+        for unit in ("conv1x1", "conv3x3_1", "conv3x3_2"):
+            yield f"{name}.{unit}", getattr(block, unit)
+
+
+def gammas(model: CSNet) -> dict[str, nn.Parameter]:
+    """The batch norm scales inside the ILBlocks by name; 99 tensors for a split of 5/5."""
+    return {
+        f"{name}.bns.{scale}.weight": norm.weight
+        for name, unit in block_units(model)
+        for scale, norm in unit.bns.items()
+    }
+
+
+def parameter_groups(model: CSNet, decay: str, weight: float = STANDARD_WEIGHT) -> list[dict[str, Any]]:
+    """The optimiser's groups: all parameters with standard decay `weight`, less those gammas that the named
+    decay exempts. Raises SodlibError for an unknown decay."""
+    if decay not in DECAYS:
+        raise SodlibError(f"unknown decay {decay!r}; choose one of {', '.join(DECAYS)}")
+    exempt: list[nn.Parameter] = []
+    if decay != "standard":
+        slip = () if decay == "dynamic-written" else ("conv3x3_2",)
+        exempt = [gamma for name, gamma in gammas(model).items() if name.split(".")[2] not in slip]
+    exempt_ids = {id(gamma) for gamma in exempt}
+    decayed = [parameter for parameter in model.parameters() if id(parameter) not in exempt_ids]
+    groups = [{"params": decayed, "weight_decay": weight}]
+    return groups + ([{"params": exempt, "weight_decay": 0.0}] if exempt else [])
+
+
+class DynamicWeightDecay:
+    """Watches the features of a network in training and decays its gammas by them.
+
+    Call `add_gradients` after the backward pass for "dynamic", `shrink` after the optimiser's step for
+    "dynamic-written". Both use the features of the latest forward pass in training mode. Use as a context
+    manager, or call `close`, to take the hooks off the network again.
+    """
+
+    def __init__(self, model: CSNet, form: str = "dynamic", weight: float = DYNAMIC_WEIGHT) -> None:
+        if form not in DECAYS[1:]:
+            raise SodlibError(f"unknown form of dynamic decay {form!r}; choose one of {', '.join(DECAYS[1:])}")
+        self.form, self.weight = form, weight
+        self.gammas = gammas(model)
+        self._pooled: dict[str, Tensor] = {}
+        self._hooks = [
+            unit.register_forward_hook(self._watch(name)) for name, unit in block_units(model)
+        ]
+
+    def __enter__(self) -> DynamicWeightDecay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the hooks off the network."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def metric(self, name: str) -> Tensor:
+        """M(x) of one gamma, `[C]`: the pooled features of the latest batch, averaged over it; each sample's
+        mean in absolute value for "dynamic", with its sign for "dynamic-written"."""
+        pooled = self._pooled[name]
+        return (pooled.abs() if self.form == "dynamic" else pooled).mean(0)
+
+    def penalty(self) -> Tensor:
+        """R, the sum of M(x) * gamma^2 / 2: "dynamic" adds lambda_d * R to the loss. Detached."""
+        terms = [(self.metric(name) * gamma.detach() ** 2).sum() for name, gamma in self.gammas.items()]
+        return torch.stack(terms).sum() / 2
+
+    @torch.no_grad()
+    def add_gradients(self) -> None:
+        """Add the gradient of lambda_d * R to every gamma's."""
+        metrics = [self.metric(name) for name in self.gammas]
+        terms = torch._foreach_mul(torch._foreach_mul(metrics, list(self.gammas.values())), self.weight)
+        torch._foreach_add_([gamma.grad for gamma in self.gammas.values()], terms)
+
+    @torch.no_grad()
+    def shrink(self, learning_rate: float) -> None:
+        """Take learning rate * lambda_d * M(x) * gamma off every gamma."""
+        factors = [1 - learning_rate * self.weight * self.metric(name) for name in self.gammas]
+        torch._foreach_mul_(list(self.gammas.values()), factors)
+
+    def _watch(self, unit_name: str) -> Any:
+        def hook(module: nn.Module, _: Any, scales: MultiScale) -> None:
+            if module.training:
+                for scale, x in enumerate(scales):
+                    if x is not None:
+                        self._pooled[f"{unit_name}.bns.{scale}.weight"] = x.detach().mean((2, 3))
+
+        return hook

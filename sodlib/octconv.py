@@ -1,0 +1,161 @@
+"""gOctConv and the layers around it, on multi-scale values.
+
+A multi-scale value is a list of tensors `[B, C_i, H / 2^i, W / 2^i]`, finest first. `None` is an absent scale:
+it has no channels but keeps its index. Every layer here maps one multi-scale value to another.
+(Paper, section 3.1 and Figure 3.)
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .channels import Split
+
+MultiScale = list[Tensor | None]
+
+#: Factor on the stored weight of every convolution that is not a gOctConv proper. The paper does not
+#: mention it. A gradient step moves the effective weight 100 times as far, so these layers learn faster
+#: under the same learning rate.
+WEIGHT_FACTOR = 100.0
+
+
+class ScaledConv2d(nn.Conv2d):
+    """A convolution without bias whose effective weight is 100 times the stored one.
+
+    Weight decay and initialisation see the stored weight. A batch norm follows every use, so the factor
+    changes the speed of learning and not what can be represented.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, **options: int) -> None:
+        super().__init__(inputs, outputs, kernel_size, bias=False, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight * WEIGHT_FACTOR, None)
+
+
+class GOctConv(nn.Module):
+    """The generalised octave convolution: any scales in, any scales out, no bias.
+
+    One weight `[sum(outputs), sum(inputs), k, k]` holds a block for every pair of scales: rows are output
+    channels by scale, columns input channels by scale. Output scale j is the sum over input scales i of
+
+    - i = j: convolution;
+    - i > j (coarser input): convolution at the low resolution, then bilinear upsampling by 2^(i-j);
+    - i < j (finer input): max pooling by 2^(j-i), then convolution.
+
+    With stride 2, every input is first average-pooled 2x2; the convolutions keep stride 1.
+    """
+
+    def __init__(self, inputs: Split, outputs: Split, kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.kernel_size, self.stride = kernel_size, stride
+        self.weight = nn.Parameter(torch.empty(sum(outputs), sum(inputs), kernel_size, kernel_size))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        self._first_row = [0, *accumulate(outputs)]
+        self._first_column = [0, *accumulate(inputs)]
+
+    def extra_repr(self) -> str:
+        return f"{self.inputs} -> {self.outputs}, kernel_size={self.kernel_size}, stride={self.stride}"
+
+    def forward(self, scales: MultiScale) -> MultiScale:
+        if self.stride == 2:
+            scales = [None if x is None else F.avg_pool2d(x, 2) for x in scales]
+        result: MultiScale = [None] * len(self.outputs)
+
+        def add(scale: int, term: Tensor) -> None:
+            result[scale] = term if result[scale] is None else result[scale] + term
+
+        for i, x in enumerate(scales):
+            if x is None:
+                continue
+            # One convolution at the input's own resolution serves all outputs that are as fine or finer.
+            finest = [j for j in range(min(i + 1, len(self.outputs))) if self.outputs[j]]
+            if finest:
+                terms = self._convolve(x, i, finest[0], finest[-1])
+                for j, term in zip(finest, terms.split([self.outputs[j] for j in finest], 1), strict=True):
+                    add(j, term if i == j else _upsample(term, 2 ** (i - j)))
+            for j in range(i + 1, len(self.outputs)):
+                if self.outputs[j]:
+                    add(j, self._convolve(F.max_pool2d(x, 2 ** (j - i)), i, j, j))
+        return result
+
+    def _convolve(self, x: Tensor, i: int, first: int, last: int) -> Tensor:
+        """Input scale i, convolved with the weight blocks of output scales first to last."""
+        rows = slice(self._first_row[first], self._first_row[last + 1])
+        columns = slice(self._first_column[i], self._first_column[i + 1])
+        return F.conv2d(x, self.weight[rows, columns], padding=self.kernel_size // 2)
+
+
+class SingleScaleConv(ScaledConv2d):
+    """What a gOctConv becomes with one scale in and one scale out: an ordinary x100 convolution with real
+    stride."""
+
+    def __init__(self, inputs: Split, outputs: Split, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(inputs[0], outputs[0], kernel_size, stride=stride, padding=kernel_size // 2)
+
+    def forward(self, scales: MultiScale) -> MultiScale:
+        return [super().forward(scales[0])]
+
+
+def octave_convolution(inputs: Split, outputs: Split, kernel_size: int, stride: int = 1) -> nn.Module:
+    """A gOctConv between two splits, or its single-scale special case."""
+    single = len(inputs) == len(outputs) == 1
+    return (SingleScaleConv if single else GOctConv)(inputs, outputs, kernel_size, stride)
+
+
+class NormActivation(nn.Module):
+    """Batch norm, then PReLU with one slope a channel: what follows every convolution, per scale."""
+
+    bns: nn.ModuleDict
+    prelus: nn.ModuleDict
+
+    def __init__(self, channels: Split) -> None:
+        super().__init__()
+        present = [(str(j), count) for j, count in enumerate(channels) if count]
+        self.bns = nn.ModuleDict({j: nn.BatchNorm2d(count) for j, count in present})
+        self.prelus = nn.ModuleDict({j: nn.PReLU(count) for j, count in present})
+
+    def activate(self, scales: MultiScale) -> MultiScale:
+        """Normalise and activate every scale that is present."""
+        return [
+            None if x is None else self.prelus[str(j)](self.bns[str(j)](x)) for j, x in enumerate(scales)
+        ]
+
+
+class OctaveUnit(NormActivation):
+    """gOctConv, batch norm, PReLU."""
+
+    def __init__(self, inputs: Split, outputs: Split, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(outputs)
+        self.conv = octave_convolution(inputs, outputs, kernel_size, stride)
+
+    def forward(self, scales: MultiScale) -> MultiScale:
+        return self.activate(self.conv(scales))
+
+
+class DepthwiseUnit(NormActivation):
+    """The simplified gOctConv (paper, section 4.2): a depthwise 3x3 in every scale, no exchange between
+    scales; then batch norm and PReLU."""
+
+    def __init__(self, channels: Split) -> None:
+        super().__init__(channels)
+        self.convs = nn.ModuleDict(
+            {
+                str(j): ScaledConv2d(count, count, 3, padding=1, groups=count)
+                for j, count in enumerate(channels)
+                if count
+            }
+        )
+
+    def forward(self, scales: MultiScale) -> MultiScale:
+        return self.activate([None if x is None else self.convs[str(j)](x) for j, x in enumerate(scales)])
+
+
+def _upsample(x: Tensor, factor: int) -> Tensor:
+    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)

@@ -1,0 +1,71 @@
+"""From a photograph to its saliency map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from .data import SaliencySet, read_image
+from .errors import SodlibError
+from .images import resize, to_input
+
+#: Networks without an input size of their own are fed squares of this side, as in the paper.
+DEFAULT_SIZE = 224
+
+
+def predict(model: nn.Module, image: str | Path | Image.Image | np.ndarray, size: int | None = None) -> np.ndarray:
+    """The saliency map of one photograph: float32 `[H, W]` in 0..1, of the photograph's own size.
+
+    `image` is a path, a PIL image, or a uint8 array `[H, W, 3]` or `[H, W]`. It is resized to a square of side
+    `size` (default: the network's input size) without keeping its aspect ratio, and the map is resized back,
+    as published. Raises SodlibError for an unreadable file, an array of another kind, or a size below 1.
+    """
+    if isinstance(image, str | Path):
+        pixels = read_image(image, upright=True)
+    elif isinstance(image, Image.Image):
+        pixels = np.asarray(image.convert("RGB"))
+    else:
+        pixels = np.asarray(image)
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=2)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+            raise SodlibError(
+                f"an image array must be uint8 [H, W, 3] or [H, W], not {pixels.dtype} {list(pixels.shape)}"
+            )
+    return predict_batch(model, [pixels], size)[0]
+
+
+def predict_batch(model: nn.Module, images: Sequence[np.ndarray], size: int | None = None) -> list[np.ndarray]:
+    """Saliency maps of several uint8 photographs `[H, W, 3]`, each of its own size."""
+    size = getattr(model, "input_size", DEFAULT_SIZE) if size is None else size
+    if size < 1:
+        raise SodlibError(f"the input size {size} is not positive; leave it out for the network's own")
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        inputs = torch.stack([to_input(image, size) for image in images]).to(device)
+        maps = torch.sigmoid(model(inputs)).cpu()
+        result = [resize(map_[0], *image.shape[:2]).numpy() for map_, image in zip(maps, images, strict=True)]
+    model.train(was_training)
+    return result
+
+
+def predict_set(
+    model: nn.Module, saliency_set: SaliencySet, size: int | None = None, batch: int = 8
+) -> Iterator[np.ndarray]:
+    """The saliency maps of a whole set in order, as 8-bit grey: the map times 255, cut, as published."""
+    for start in range(0, len(saliency_set), batch):
+        images = [read_image(path) for path in saliency_set.images[start : start + batch]]
+        for saliency_map in predict_batch(model, images, size):
+            yield quantise(saliency_map)
+
+
+def quantise(saliency_map: np.ndarray) -> np.ndarray:
+    """A map in 0..1 as uint8: cut, not rounded, as the released code writes its PNG files."""
+    return np.clip(saliency_map * 255, 0, 255).astype(np.uint8)

@@ -1,5 +1,6 @@
 """sodlib: a reproduction study of CSNet, the salient object detector with 100K parameters."""
 
+import numpy as np
 import torch
 
 from .checkpoints import load, load_released, save
@@ -24,5 +25,7 @@ __all__ = [
 ]
 
 # Weight decay drives PReLU slopes to about 1e-42. Arithmetic on such denormal numbers halves the speed of
-# many processors; as zeros they change nothing. Set here, before torch starts the threads that inherit it.
+# many processors; as zeros they change nothing. Set here, before torch starts the threads that inherit it, and
+# after NumPy has looked at its number formats, which it would otherwise complain about.
+np.finfo(np.float32), np.finfo(np.float64)
 torch.set_flush_denormal(True)

@@ -106,8 +106,7 @@ class ChannelPlan:
     def to_json(self) -> dict[str, Any]:
         """Plain data that a person can read: one entry a layer with its input and output splits."""
         layers: list[dict[str, Any]] = [
-            {"layer": block.name, "in": list(block.inputs), "out": list(block.outputs)}
-            for block in self.block_plans()
+            {"layer": block.name, "in": list(block.inputs), "out": list(block.outputs)} for block in self.block_plans()
         ]
         if self.fusion:
             fused, dilated = list(self.fusion.outputs), list(self.fusion.dilated_outputs)
@@ -138,9 +137,7 @@ class ChannelPlan:
         try:
             layers = {entry["layer"]: entry for entry in data["layers"]}
             stages = tuple(data["stages"])
-            blocks = tuple(
-                tuple(entry["out"]) for name, entry in layers.items() if name.startswith("stage")
-            )
+            blocks = tuple(tuple(entry["out"]) for name, entry in layers.items() if name.startswith("stage"))
             fusion = None
             if "oct_fuse.fuse" in layers:
                 fusion = FusionPlan(
@@ -159,9 +156,7 @@ class ChannelPlan:
         return plan
 
 
-def plan_channels(
-    network: str = "csnet", width: float = 1.0, split: str = "5/5", stages: str = "2-4"
-) -> ChannelPlan:
+def plan_channels(network: str = "csnet", width: float = 1.0, split: str = "5/5", stages: str = "2-4") -> ChannelPlan:
     """The unpruned plan of a network of the paper (Tables 1, 2, 5, 6 and 11).
 
     `network`: "csnet", "extractor" or "vanilla"; `width`: the factor k of CSNet-xk, at least 1;

@@ -33,6 +33,7 @@ def save(model: CSNet, path: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(tensors, beside, metadata)
+        beside.chmod(0o644)
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)

@@ -74,9 +74,7 @@ class DynamicWeightDecay:
         self.form, self.weight = form, weight
         self.gammas = gammas(model)
         self._pooled: dict[str, Tensor] = {}
-        self._hooks = [
-            unit.register_forward_hook(self._watch(name)) for name, unit in block_units(model)
-        ]
+        self._hooks = [unit.register_forward_hook(self._watch(name)) for name, unit in block_units(model)]
 
     def __enter__(self) -> DynamicWeightDecay:
         return self

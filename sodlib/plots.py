@@ -1,9 +1,15 @@
-"""One style for all figures, and one colour for each role, safe for colour-blind readers."""
+"""One style for all figures and tables, and one colour for each role, safe for colour-blind readers."""
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
 import seaborn
 from matplotlib import rcParams
+from pandas.io.formats.style import Styler
 
 #: Widths in inches that a figure may take: the report's full text width, and half of it.
 FULL_WIDTH, HALF_WIDTH = 9.0, 4.4
@@ -68,3 +74,29 @@ def use_style() -> None:
     """Give all figures drawn from here on the one style, through matplotlib's rcParams."""
     seaborn.set_theme(style="whitegrid", palette=list(PALETTE))
     rcParams.update(_STYLE)
+
+
+def styled(table: pd.DataFrame, caption: str, formats: Mapping[Any, Any] | None = None) -> Styler:
+    """The table as a notebook shows it: small, with a caption that names the units, empty cells as a dash.
+
+    `formats` gives a format such as "{:.2f}" for each column that needs one; it may name others.
+    """
+    # The identity is of the caption, since a random one would make every execution differ.
+    shown = Styler(table, uuid=f"{zlib.crc32(caption.encode()):08x}", cell_ids=False)
+    rules = {
+        "": "font-size: 0.85em; border-collapse: collapse",
+        "caption": "caption-side: top; text-align: left; font-style: italic; padding: 0.4em 0",
+        "th, td": "padding: 0.2em 0.7em; vertical-align: top; max-width: 26em",
+        "th.row_heading, th.index_name": "text-align: left; font-weight: normal",
+        "th.col_heading": "text-align: right",
+        "thead": "border-bottom: 1px solid currentColor",
+    }
+    words = [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
+    return (
+        shown.format(
+            {column: form for column, form in (formats or {}).items() if column in table}, na_rep="–"
+        )
+        .set_caption(caption)
+        .set_table_styles([{"selector": selector, "props": props} for selector, props in rules.items()])
+        .set_properties(subset=words, **{"text-align": "left"})
+    )

@@ -149,9 +149,7 @@ def prune(model: CSNet, kept: PerChannel) -> CSNet:
         _copy_octave(model.oct_fuse.fuse, smaller.oct_fuse.fuse, inputs, kept.fuse)
         for scale, new in smaller.oct_fuse.ms.convs.items():
             j = int(scale)
-            _copy_dilated(
-                model.oct_fuse.ms.convs[scale], new, kept.fuse[j], dilated[j], model.plan.fusion.dilated[j]
-            )
+            _copy_dilated(model.oct_fuse.ms.convs[scale], new, kept.fuse[j], dilated[j], model.plan.fusion.dilated[j])
         _copy_octave(model.oct_fuse.fuse1x1, smaller.oct_fuse.fuse1x1, dilated, kept.merged)
         inputs = kept.merged
     smaller.cls_layer.weight.copy_(model.cls_layer.weight[:, inputs[0]])
@@ -203,16 +201,12 @@ def _copy_activations(old: nn.Module, new: nn.Module, masks: tuple[Tensor, ...])
         new.prelus[scale].weight.copy_(old.prelus[scale].weight[masks[int(scale)]])
 
 
-def _copy_octave(
-    old: OctaveUnit, new: OctaveUnit, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
-) -> None:
+def _copy_octave(old: OctaveUnit, new: OctaveUnit, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
     new.conv.weight.copy_(old.conv.weight[torch.cat(outputs).bool()][:, torch.cat(inputs).bool()])
     _copy_activations(old, new, outputs)
 
 
-def _copy_depthwise(
-    old: DepthwiseUnit, new: DepthwiseUnit, _: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
-) -> None:
+def _copy_depthwise(old: DepthwiseUnit, new: DepthwiseUnit, _: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
     for scale, conv in new.convs.items():
         conv.weight.copy_(old.convs[scale].weight[outputs[int(scale)]])
     _copy_activations(old, new, outputs)

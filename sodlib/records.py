@@ -1,0 +1,153 @@
+"""Records of runs: `results/<key>/`, from which every number of a notebook comes.
+
+A record holds `record.json` (description, history, scores, counts, what made it), `arrays.npz` (curves and
+snapshots, small) and, where a notebook shows the network, `weights.safetensors`. It is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .checkpoints import load, save
+from .csnet import CSNet
+from .errors import SodlibError
+from .metrics import bootstrap, interval
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "results"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run, read from its folder."""
+
+    folder: Path
+
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The content of `record.json`. Raises SodlibError where it is missing or damaged."""
+        path = self.folder / "record.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise SodlibError(f"{path}: not a readable record ({error}); delete the folder and run again") from error
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        with np.load(self.folder / "arrays.npz") as arrays:
+            return dict(arrays)
+
+    @property
+    def has_weights(self) -> bool:
+        return (self.folder / "weights.safetensors").exists()
+
+    def model(self) -> CSNet:
+        """The trained network. Raises SodlibError where the record came without weights."""
+        if not self.has_weights:
+            raise SodlibError(f"record {self.key} holds no weights; run it again with `sodlib study run`")
+        return load(self.folder / "weights.safetensors")
+
+
+def find(key: str, *places: Path) -> Record | None:
+    """The record of this key in the first of the folders that has it."""
+    for place in places:
+        if (place / key / "record.json").exists():
+            return Record(place / key)
+    return None
+
+
+def write(
+    place: Path,
+    key: str,
+    data: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    model: CSNet | None = None,
+) -> Record:
+    """Write a record beside its place, then move it there; an older record of the key gives way."""
+    place.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=place))
+    try:
+        (beside / "record.json").write_text(json.dumps(data, indent=1) + "\n")
+        np.savez_compressed(beside / "arrays.npz", **arrays)
+        if model is not None:
+            save(model, beside / "weights.safetensors")
+        beside.chmod(0o755)
+        if (place / key).exists():
+            shutil.rmtree(place / key)
+        os.replace(beside, place / key)
+    except OSError as error:
+        raise SodlibError(f"{place / key}: the record cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Record(place / key)
+
+
+def summarise(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The scores of one set by several protocols as plain numbers, with 95 % bootstrap intervals over the images
+    (10,000 resamples)."""
+    summary = {}
+    for protocol, result in scores.items():
+        draws = bootstrap(result)
+        summary[protocol] = {
+            "images": result["images"],
+            "max_f": result["max_f"],
+            "max_f_interval": interval(draws["max_f"]),
+            "mae": result["mae"],
+            "mae_interval": interval(draws["mae"]),
+        }
+    return summary
+
+
+def circumstances() -> dict[str, Any]:
+    """Hardware, library versions and commit of this moment, for a record."""
+    return {
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "pillow")},
+        },
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _commit() -> str | None:
+    """The commit of the checkout, marked where files of the package differ from it; None outside of one."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "sodlib")
+        return git("rev-parse", "--short=12", "HEAD") + (" with changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -110,9 +110,7 @@ def fetch(name: str, root: str | Path | None = None) -> SaliencySet:
         raise SodlibError(f"There is no public archive for {name!r}: known are {', '.join(SOURCES)}.")
     base = data_root(root)
     if base is None:
-        raise SodlibError(
-            f"No data root is given: name the folder to put {known} in with --data or SODLIB_DATA."
-        )
+        raise SodlibError(f"No data root is given: name the folder to put {known} in with --data or SODLIB_DATA.")
     source, target = SOURCES[known], base / known
     if not target.exists():
         downloads = base / "downloads"
@@ -148,9 +146,7 @@ def extract(archive: Path, target: Path, only: tuple[str, ...] = ()) -> None:
         members = [(member_path(entry, archive), entry) for entry in opened.infolist() if not entry.is_dir()]
         wanted = [(path, entry) for path, entry in members if _is_wanted(path, only)]
         if sum(entry.file_size for _, entry in wanted) > LARGEST_BYTES:
-            raise SodlibError(
-                f"{archive} would unpack to more than {LARGEST_BYTES >> 30} GiB: get the file anew."
-            )
+            raise SodlibError(f"{archive} would unpack to more than {LARGEST_BYTES >> 30} GiB: get the file anew.")
         for path, entry in tqdm(wanted, f"unpack {archive.name}", unit="file", disable=None):
             file = target / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -188,16 +184,12 @@ def download(archive: Archive, folder: Path) -> Path:
         raise SodlibError(f"{archive.url} was answered with {answer}: try again later, {by_hand}.") from error
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise SodlibError(
-            f"{archive.url} did not come ({reason}): run it again to go on, {by_hand}."
-        ) from error
+        raise SodlibError(f"{archive.url} did not come ({reason}): run it again to go on, {by_hand}.") from error
     try:
         verify(part, archive)
     except SodlibError:
         bad = part.replace(path.with_name(path.name + ".bad"))
-        raise SodlibError(
-            f"{_difference(bad, archive)}, so it was put aside: run it again, {by_hand}."
-        ) from None
+        raise SodlibError(f"{_difference(bad, archive)}, so it was put aside: run it again, {by_hand}.") from None
     return part.replace(path)
 
 

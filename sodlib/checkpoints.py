@@ -35,9 +35,10 @@ def save(model: CSNet, path: str | Path) -> None:
         save_file(tensors, beside, metadata)
         beside.chmod(0o644)
         os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise SodlibError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except (OSError, SafetensorError) as error:
+        if path.parent.is_dir():
+            beside.unlink(missing_ok=True)
+        raise SodlibError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def load(name_or_path: str | Path) -> CSNet:

@@ -15,11 +15,11 @@ from .errors import SodlibError
 
 #: Decimals in print: thousands of parameters, 10^9 MACC.
 DECIMALS = {"parameters_k": 0, "macc_g": 2}
-COUNTED = tuple(DECIMALS)
-ROUNDED, CUT = "rounded", "cut, not rounded"
+COLUMNS = tuple(DECIMALS)
+ROUNDED, CUT = "rounded", "cut"
 
-#: How a notebook shows the columns of `compare_counts` and `counts`.
-COUNT_FORMATS = {
+#: How a notebook shows the columns of `compare` and `count`.
+FORMATS = {
     ("parameters_k", "paper"): "{:.0f}",
     ("parameters_k", "ours"): "{:.3f}",
     ("parameters_k", "difference"): "{:+.3f}",
@@ -61,32 +61,27 @@ def fusion_rows(plan: ChannelPlan, size: int = 224) -> pd.DataFrame:
     return table.astype({"channels": "Int64"})
 
 
-def counts(model: CSNet) -> dict[str, float]:
+def count(model: CSNet) -> dict[str, float]:
     """Parameters in thousands and the paper's MACC in 10^9 for one image of 224 x 224."""
     return {"parameters_k": count_parameters(model) / 1e3, "macc_g": paper_macc(model.plan) / 1e9}
 
 
-def compare_counts(
-    ours: pd.DataFrame, printed: pd.DataFrame, on: Sequence[str], missing: str
-) -> pd.DataFrame:
+def compare(ours: pd.DataFrame, printed: pd.DataFrame, on: Sequence[str], missing: str) -> pd.DataFrame:
     """`paper.compare` of parameters and MACC, and a column that says why they differ: how the paper shortened
     an exact count for print, or, for a row without ours, `missing`.
 
     Raises SodlibError where a difference is more than that.
     """
-    table = paper.compare(ours, printed, on=list(on), values=list(COUNTED))
+    table = paper.compare(ours, printed, on=list(on), values=list(COLUMNS)).round(9)
     table["reason", ""] = [_reason(row, missing) for _, row in table.iterrows()]
     return table
 
 
 def _reason(row: pd.Series, missing: str) -> str:
-    if any(np.isnan(row[value, "ours"]) for value in COUNTED):
+    if any(np.isnan(row[value, "ours"]) for value in COLUMNS):
         return missing
-    shortened = {value: shortening(row[value, "ours"], row[value, "paper"], value) for value in COUNTED}
-    how = set(shortened.values())
-    if len(how) == 1:
-        return f"in print both {how.pop()}"
-    return f"in print parameters {shortened['parameters_k']}, MACC {shortened['macc_g']}"
+    parameters, macc = (shortening(row[value, "ours"], row[value, "paper"], value) for value in COLUMNS)
+    return f"{parameters} in print" if parameters == macc else f"in print parameters {parameters}, MACC {macc}"
 
 
 def shortening(exact: float, printed: float, value: str) -> str:

@@ -31,8 +31,7 @@ class ILBlock(nn.Module):
         super().__init__()
         self.conv1x1 = OctaveUnit(plan.inputs, plan.outputs, plan.kernel_size, plan.stride)
         self.conv3x3_1, self.conv3x3_2 = (
-            DepthwiseUnit(plan.outputs) if simplified else OctaveUnit(plan.outputs, plan.outputs, 3)
-            for _ in range(2)
+            DepthwiseUnit(plan.outputs) if simplified else OctaveUnit(plan.outputs, plan.outputs, 3) for _ in range(2)
         )
 
     def forward(self, scales: MultiScale) -> MultiScale:

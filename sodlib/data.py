@@ -101,9 +101,7 @@ def data_root(root: str | Path | None = None) -> Path | None:
         return None
     folder = Path(os.path.expanduser(named))
     if not folder.is_dir():
-        raise SodlibError(
-            f"There is no folder {folder} ({origin}): create it, or name the one that holds the sets."
-        )
+        raise SodlibError(f"There is no folder {folder} ({origin}): create it, or name the one that holds the sets.")
     return folder
 
 
@@ -211,9 +209,7 @@ def _resolve(name: str, root: str | Path | None) -> tuple[str, Path, Callable[[s
     if name in EMBEDDED_SETS:
         folder = _EMBEDDED_ROOT / name
         if not folder.is_dir():
-            raise SodlibError(
-                f"The embedded set is not at {folder}: install sodlib from a clone (pip install -e .)."
-            )
+            raise SodlibError(f"The embedded set is not at {folder}: install sodlib from a clone (pip install -e .).")
         return name, folder, None
     base, _, part = name.rpartition("/")
     if benchmark_name(base) == "DUTS-TR" and re.fullmatch(r"validation|train(-[1-9]\d*)?", part):

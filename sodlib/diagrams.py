@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
-from .channels import ChannelPlan
+from .channels import ChannelPlan, Split
 from .cost import MACC_KINDS, macc_by_part
 from .csnet import CSNet, ILBlock
 from .exchange import (
@@ -34,7 +36,7 @@ def draw_pipeline(model: CSNet, size: int = 224) -> Figure:
     from the stages to the map. `size` is the side of the input in pixels. A pruned model shows its own
     channels, and an Extractor or Vanilla network that it has no fusion.
     """
-    figure = plt.figure(figsize=(FULL_WIDTH, 5.7))
+    figure = plt.figure(figsize=(FULL_WIDTH, 5.6))
     above, below = figure.subfigures(2, 1, height_ratios=(1.3, 1))
     _draw_extractor(above.subplots(), model.plan, size)
     inside, fusion = below.subplots(1, 2, width_ratios=(1, 1.57))
@@ -45,57 +47,50 @@ def draw_pipeline(model: CSNet, size: int = 224) -> Figure:
 
 
 def _draw_extractor(axis: Axes, plan: ChannelPlan, size: int) -> None:
-    """A bar up for the high resolution of every block, a bar down for its low one."""
+    """The blocks in order, a band for each stage, and what leaves for the fusion."""
     blocks = list(plan.block_plans())
     unit = 1 / max(max(block.outputs) for block in blocks)
-    lowest = -0.2 - unit * max(sum(block.outputs[1:]) for block in blocks)
+    depth = unit * max(sum(block.outputs[1:]) for block in blocks)
     fused = {plan.stage_ends[stage - 1] for stage in plan.fused_stages}
-    place, side, stages = 0.0, size, {}
+    purpose = "to the fusion" if plan.fusion else "to the prediction"
+    centre = {"ha": "center", "va": "center", "fontsize": SMALL}
+    right = centre | {"ha": "right"}
+    resolutions = [("high resolution", 1.56, HIGH)] + [("low resolution", -depth - 0.2, LOW_TEXT)] * (depth > 0)
+
+    place, side = 0.0, size
     for index, block in enumerate(blocks):
         side //= block.stride
-        stage = block.name.partition(".")[0]
-        if stage not in stages:
-            place += GAP
-            stages[stage] = (place, side, 0)
-        stages[stage] = (*stages[stage][:2], stages[stage][2] + 1)
-        for count, sign, color in zip(block.outputs, (1, -1), (HIGH, LOW), strict=False):
-            if count:
-                axis.bar(place, sign * count * unit, 0.66, color=color, zorder=2)
-                vertical = "bottom" if sign > 0 else "top"
-                axis.text(
-                    place, sign * (count * unit + 0.02), count, ha="center", va=vertical, fontsize=SMALL
-                )
+        stage, _, position = block.name.removeprefix("stage").partition(".")
+        if position == "0":
+            count = plan.stages[int(stage) - 1] if stage != "0" else 1
+            place, middle = place + GAP, place + GAP + (count - 1) / 2
+            axis.axvspan(place - 0.5, place + count - 0.5, color="#F4F4F4", zorder=0)
+            title = f"stage {stage}\n{count} block{'s' if count > 1 else ''}"
+            axis.text(middle, 1.78, title, **centre | {"fontsize": SMALL + 1})
+            for j, (_, height, color) in enumerate(resolutions):
+                axis.text(middle, height, f"{side >> j}²", color=color, **centre)
+        _draw_bars(axis, place, [count * unit for count in block.outputs], block.outputs)
         if index in fused:
             top = block.outputs[0] * unit + 0.17
             draw_arrow(axis, (place, top), (place, top + 0.24), FUSED, 2)
-            name = "to the fusion" if plan.fusion else "to the prediction"
-            axis.text(place - 0.2, top + 0.12, name, ha="right", va="center", fontsize=SMALL, color=FUSED)
+            axis.text(place - 0.2, top + 0.12, purpose, color=FUSED, **right)
         place += 1
     draw_arrow(axis, (-1.1, 0), (place + GAP, 0), COLORS["text"])
-    for stage, (first, stage_side, count) in stages.items():
-        last = first + count - 1
-        axis.axvspan(first - 0.5, last + 0.5, color="#F4F4F4", zorder=0)
-        title = f"stage {stage.removeprefix('stage')}\n{count} block{'s' if count > 1 else ''}"
-        middle = (first + last) / 2
-        axis.text(middle, 1.68, title, ha="center", va="bottom", fontsize=SMALL + 1)
-        axis.text(middle, 1.56, f"{stage_side}²", ha="center", va="center", fontsize=SMALL, color=HIGH)
-        if lowest < -0.2:
-            axis.text(
-                middle,
-                lowest,
-                f"{stage_side // 2}²",
-                ha="center",
-                va="center",
-                fontsize=SMALL,
-                color=LOW_TEXT,
-            )
-    axis.text(-1.2, 0, f"RGB image\n3 channels\n{size}²", ha="right", va="center", fontsize=SMALL)
-    axis.text(-1.2, 1.56, "high resolution", ha="right", va="center", fontsize=SMALL, color=HIGH)
-    if lowest < -0.2:
-        axis.text(-1.2, lowest, "low resolution", ha="right", va="center", fontsize=SMALL, color=LOW_TEXT)
+    axis.text(-1.2, 0, f"RGB image\n3 channels\n{size}²", **right)
+    for name, height, color in resolutions:
+        axis.text(-1.2, height, name, color=color, **right)
     axis.set_title("(a) Extractor: output channels of every block", pad=6)
-    axis.set(xlim=(-3.6, place + GAP), ylim=(lowest - 0.1, 2.05))
+    axis.set(xlim=(-3.6, place + GAP), ylim=(-depth - 0.3, 2.0))
     axis.axis("off")
+
+
+def _draw_bars(axis: Axes, place: float, heights: Sequence[float], channels: Split) -> None:
+    """A bar up for the high resolution of a block and a bar down for its low one, each with its channels."""
+    ways = ((1, HIGH, "bottom"), (-1, LOW, "top"))
+    for height, count, (sign, color, align) in zip(heights, channels, ways, strict=False):
+        if count:
+            axis.bar(place, sign * height, 0.66, color=color, zorder=2)
+            axis.text(place, sign * (height + 0.02), count, ha="center", va=align, fontsize=SMALL)
 
 
 def _typical_block(model: CSNet) -> tuple[str, ILBlock]:
@@ -136,9 +131,7 @@ def _draw_fusion(axis: Axes, model: CSNet, size: int) -> None:
     names = [f"stage {stage}\n{side >> j}²" for j, stage in enumerate(plan.fused_stages)]
     draw_chain(axis, layers, max(3, len(names)), names)
     end = len(layers) * STEP
-    draw_arrow(
-        axis, (end + scale_side(0) / 2 + 0.05, 0), (end + STEP - 0.05, 0), path_color(int(side < size), 0)
-    )
+    draw_arrow(axis, (end + scale_side(0) / 2 + 0.05, 0), (end + STEP - 0.05, 0), path_color(int(side < size), 0))
     axis.text(end + STEP, 0, f"saliency\nmap\n{size}²", va="center", fontsize=SMALL)
     axis.set_xlim(-1.4, end + STEP + 1.2)
     _head(axis, heads)
@@ -180,9 +173,7 @@ def draw_macc(plan: ChannelPlan, size: int = 224) -> Figure:
     for part, end in start.items():
         by_part.text(end, part, f" {end:.1f}", va="center", fontsize=SMALL)
     for kind, count in kinds.items():
-        by_kind.text(
-            count / 1e6, kind, f" {count / 1e6:.1f} ({count / total:.1%})", va="center", fontsize=SMALL
-        )
+        by_kind.text(count / 1e6, kind, f" {count / 1e6:.1f} ({count / total:.1%})", va="center", fontsize=SMALL)
     for axis, title in ((by_part, "By part"), (by_kind, f"By kind, total {total / 1e6:.1f}")):
         axis.set(title=title, xlabel=f"MACC (10⁶) at {size} × {size}")
         axis.grid(False, axis="y")

@@ -40,10 +40,7 @@ def exchange(layer: nn.Module) -> Exchange:
         layer = layer.conv
     if isinstance(layer, GOctConv):
         paths = [
-            (i, j)
-            for i, before in enumerate(layer.inputs)
-            for j, after in enumerate(layer.outputs)
-            if before and after
+            (i, j) for i, before in enumerate(layer.inputs) for j, after in enumerate(layer.outputs) if before and after
         ]
         return Exchange(layer.inputs, layer.outputs, tuple(paths))
     if isinstance(layer, SingleScaleConv):
@@ -67,9 +64,7 @@ def draw_convolutions(layers: Mapping[str, nn.Module]) -> Figure:
     """Figure 3: for each title a layer, as its scales in, its scales out and the paths between them; below,
     the blocks of its weight (columns: input channels, rows: output channels, each by scale)."""
     exchanges = [exchange(layer) for layer in layers.values()]
-    figure, axes = plt.subplots(
-        2, len(layers), figsize=(FULL_WIDTH, 4.3), height_ratios=(1, 1), squeeze=False
-    )
+    figure, axes = plt.subplots(2, len(layers), figsize=(FULL_WIDTH, 4.3), height_ratios=(1, 1), squeeze=False)
     rows = max(len(split) for one in exchanges for split in (one.inputs, one.outputs))
     for column, (title, one) in enumerate(zip(layers, exchanges, strict=True)):
         draw_chain(axes[0, column], [one], rows)

@@ -57,9 +57,7 @@ def inspect_sets(names: Iterable[str], root: str | Path | None = None) -> Inspec
     """The findings of `inspect_set` for several sets, below each other."""
     found = [inspect_set(name, root) for name in names]
     if not found:
-        raise SodlibError(
-            "There is no set to check: name one, or name the data root with --data or SODLIB_DATA."
-        )
+        raise SodlibError("There is no set to check: name one, or name the data root with --data or SODLIB_DATA.")
     return Inspection(
         pd.concat([one.counts for one in found], ignore_index=True),
         pd.concat([one.problems for one in found], ignore_index=True),
@@ -81,12 +79,8 @@ def inspect_set(name: str, root: str | Path | None = None) -> Inspection:
     problems: dict[str, list[tuple[Path, str]]] = defaultdict(list)
     image_of = _one_a_stem(files.images, problems["two of a name"])
     mask_of = _one_a_stem(files.masks, problems["two of a name"])
-    problems["images without mask"] += [
-        (image_of[s], "no mask") for s in sorted(image_of.keys() - mask_of.keys())
-    ]
-    problems["masks without image"] += [
-        (mask_of[s], "no image") for s in sorted(mask_of.keys() - image_of.keys())
-    ]
+    problems["images without mask"] += [(image_of[s], "no mask") for s in sorted(image_of.keys() - mask_of.keys())]
+    problems["masks without image"] += [(mask_of[s], "no image") for s in sorted(mask_of.keys() - image_of.keys())]
 
     paths = [*image_of.values(), *mask_of.values()]
     readers = [_read_image] * len(image_of) + [_read_mask] * len(mask_of)
@@ -110,9 +104,7 @@ def inspect_set(name: str, root: str | Path | None = None) -> Inspection:
         "masks with greys": sum(mask.has_greys for mask in masks.values()),
     }
     rows = [(files.name, str(path), text) for kind in FAULTS + REMARKS for path, text in problems[kind]]
-    return Inspection(
-        pd.DataFrame([counts]), pd.DataFrame(rows, columns=["set", "file", "problem"], dtype=object)
-    )
+    return Inspection(pd.DataFrame([counts]), pd.DataFrame(rows, columns=["set", "file", "problem"], dtype=object))
 
 
 def _one_a_stem(paths: tuple[Path, ...], repeated: list[tuple[Path, str]]) -> dict[str, Path]:
@@ -168,10 +160,6 @@ def _find_duplicates(images: dict[Path, _Image], problems: dict[str, list[tuple[
 def _judge_masks(masks: dict[Path, _Mask], problems: dict[str, list[tuple[Path, str]]]) -> None:
     for path, mask in masks.items():
         if mask.largest < 128:
-            problems["empty masks"].append(
-                (path, f"no pixel above half (largest value {mask.largest} of 255)")
-            )
+            problems["empty masks"].append((path, f"no pixel above half (largest value {mask.largest} of 255)"))
         elif mask.smallest >= 128:
-            problems["full masks"].append(
-                (path, f"all pixels above half (smallest value {mask.smallest} of 255)")
-            )
+            problems["full masks"].append((path, f"all pixels above half (smallest value {mask.smallest} of 255)"))

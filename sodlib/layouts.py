@@ -39,9 +39,7 @@ def find_files(folder: Path) -> tuple[Files, Files]:
     try:
         return _at(folder) or _one_level_deeper(folder)
     except OSError as error:
-        raise SodlibError(
-            f"{error.filename} cannot be listed ({error.strerror}): check its permissions."
-        ) from error
+        raise SodlibError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions.") from error
 
 
 def holds_set(folder: Path) -> bool:
@@ -55,9 +53,7 @@ def holds_set(folder: Path) -> bool:
 def subfolders(folder: Path) -> list[Path]:
     """The folders inside, sorted; hidden ones and those that archives made on a Mac carry along left out."""
     with os.scandir(folder) as entries:
-        names = sorted(
-            entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))
-        )
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__")))
     return [folder / name for name in names]
 
 

@@ -133,6 +133,14 @@ def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def comparison(first: tuple[float, float], second: tuple[float, float]) -> str:
+    """ "lower", "higher" or "not told apart": how the first of two intervals lies to the second. Intervals that
+    overlap may still hide a difference that a paired test would show; none that it denies is claimed."""
+    if first[1] < second[0]:
+        return "lower"
+    return "higher" if first[0] > second[1] else "not told apart"
+
+
 def _summary(scores: list[tuple[np.ndarray, np.ndarray, float]], protocol: str) -> dict[str, Any]:
     if not scores:
         raise SodlibError("there are no images to score; name a set that holds some")

@@ -123,9 +123,7 @@ class NormActivation(nn.Module):
 
     def activate(self, scales: MultiScale) -> MultiScale:
         """Normalise and activate every scale that is present."""
-        return [
-            None if x is None else self.prelus[str(j)](self.bns[str(j)](x)) for j, x in enumerate(scales)
-        ]
+        return [None if x is None else self.prelus[str(j)](self.bns[str(j)](x)) for j, x in enumerate(scales)]
 
 
 class OctaveUnit(NormActivation):

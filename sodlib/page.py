@@ -1,25 +1,29 @@
-"""What a notebook page needs from its surroundings: where figures and tables go, and what made the numbers."""
+"""What a notebook page needs from its surroundings: its runs, and where its figures and tables go."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from . import plots
-from .data import data_root
+from . import plots, study
+from .data import data_root, find_set, read_image, read_pair
 from .errors import SodlibError
+from .records import REPOSITORY, RESULTS, Record
+from .study import Run
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+PHOTOS = REPOSITORY / "data" / "photos"
 
 
 class Page:
-    """One notebook's place to write to, made from its parameters.
+    """One notebook's surroundings, made from its parameters.
 
     `preset`: "" shows the committed records, else the preset whose records are shown or made. `data`: the root
     of the benchmark sets; "" leaves them out, so that only the embedded photographs are shown. `output`: the
@@ -27,6 +31,8 @@ class Page:
     """
 
     def __init__(self, preset: str = "", data: str = "", output: str = "", fresh: bool = False) -> None:
+        if preset:
+            study.preset_named(preset)
         if (preset or data or fresh) and not output:
             output = str(REPOSITORY / "build" / (preset or ("smoke" if fresh else "evidence")))
         self.preset, self.fresh = preset, fresh
@@ -35,6 +41,19 @@ class Page:
         self.figures = self.output / "figures"
         self.tables = self.output / ("tables" if output else "results/tables")
         plots.use_style()
+
+    def records(self, runs: Mapping[str, Run]) -> dict[str, Record]:
+        """The records of the named runs, all at one preset: the best that has them all, unless the page was told
+        which. What is missing is made now: at the preset asked for, else at smoke on the embedded photographs.
+        """
+        preset = self.preset or (None if self.fresh else study.best_preset(list(runs.values())))
+        committed = () if self.fresh else (RESULTS,)
+        place = self.output / "results" if self.output != REPOSITORY else REPOSITORY / "build" / "smoke" / "results"
+        if preset is None:
+            preset = "smoke"
+        return {
+            name: study.obtain(run, preset, place, self.data, committed, _print_epoch) for name, run in runs.items()
+        }
 
     def figure(self, figure: Figure, name: str) -> None:
         """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files."""
@@ -50,15 +69,53 @@ class Page:
         flat = table.copy()
         if isinstance(flat.columns, pd.MultiIndex):
             flat.columns = [" ".join(str(part) for part in column if str(part)) for column in flat.columns]
-        self.tables.mkdir(parents=True, exist_ok=True)
         beside = self.tables / f".{name}.csv"
         try:
+            self.tables.mkdir(parents=True, exist_ok=True)
             flat.to_csv(beside, index=index, lineterminator="\n")
             os.replace(beside, self.tables / f"{name}.csv")
         except OSError as error:
             raise SodlibError(f"{self.tables / name}.csv: cannot be written ({error.strerror})") from error
 
+    def photographs(self, count: int = 6) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
+        """Photographs to show, as (name, uint8 `[H, W, 3]`, ground truth uint8 `[H, W]` or None).
+
+        The first images of ECSSD where the page has a data root; else whole photographs under a free licence,
+        which have no ground truth, and after them test images of the embedded set, which have.
+        """
+        if self.data:
+            ecssd = find_set("ECSSD", self.data)
+            step = len(ecssd) // count
+            return [(ecssd.stems[i * step], *read_pair(ecssd, i * step)) for i in range(count)]
+        whole = sorted(PHOTOS.glob("*.jpg"))[: (count + 1) // 2]
+        cutouts = find_set("cutouts/test")
+        step = len(cutouts) // (count // 2)
+        return [(path.stem, read_image(path), None) for path in whole] + [
+            (cutouts.stems[i * step], *read_pair(cutouts, i * step)) for i in range(count // 2)
+        ]
+
     def versions(self) -> str:
         """One line on the software and hardware that this page was executed with."""
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
         return f"Python {platform.python_version()}, torch {torch.__version__}, {device}"
+
+
+def provenance(records: Mapping[str, Record]) -> str:
+    """One sentence on what made the numbers of these records: preset, schedule, images, seeds, hardware, time."""
+    every = [record.data for record in records.values()]
+    first = every[0]
+    preset = first["preset"]
+    seeds = sorted({data["run"]["seed"] for data in every})
+    tests = ", ".join(f"{name} (n = {first['images'][name]:,})" for name in preset["tests"])
+    steps = preset["steps_per_epoch"] or first["images"][preset["train"]] // preset["batch"]
+    return (
+        f"Preset {preset['name']}: {preset['epochs']} epochs of {steps} steps of {preset['batch']} images "
+        f"from {first['images'][preset['train']]:,} of {preset['train']}, at {preset['size']} x {preset['size']}, "
+        f"learning rate {preset['learning_rate']:g}; seed {', '.join(map(str, seeds))}, one run a row; tested on "
+        f"{tests}. Hardware: {first['hardware']}."
+    )
+
+
+def _print_epoch(entry: Mapping[str, float]) -> None:
+    shown = {name: entry[name] for name in ("epoch", "loss", "validation_max_f", "validation_mae") if name in entry}
+    print(", ".join(f"{name} {value:.4g}" for name, value in shown.items()))

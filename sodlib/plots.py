@@ -38,6 +38,20 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#5
 #: Saliency maps are grey from 0 (black) to 1 (white), everywhere.
 SALIENCY = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
 
+#: What heads a column of this name in a table.
+LABELS = {
+    "parameters_k": "parameters (K)",
+    "macc_g": "MACC (G)",
+    "convolution_g": "convolutions (G)",
+    "max_f": "max F",
+    "mae": "MAE",
+    "high_size": "high: side",
+    "high_channels": "high: channels",
+    "low_size": "low: side",
+    "low_channels": "low: channels",
+    "first": "first convolution",
+}
+
 _STYLE = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 110,
@@ -76,27 +90,34 @@ def use_style() -> None:
     rcParams.update(_STYLE)
 
 
-def styled(table: pd.DataFrame, caption: str, formats: Mapping[Any, Any] | None = None) -> Styler:
+class _Table(Styler):
+    """A Styler whose plain form is its caption: the usual one holds an address that differs every time."""
+
+    def __repr__(self) -> str:
+        return str(self.caption)
+
+
+def styled(table: pd.DataFrame, caption: str, formats: Mapping[Any, str] | None = None) -> Styler:
     """The table as a notebook shows it: small, with a caption that names the units, empty cells as a dash.
 
-    `formats` gives a format such as "{:.2f}" for each column that needs one; it may name others.
+    `formats` gives a format such as "{:.2f}" for each column that needs one; those of other tables may stand
+    beside. Columns that have an entry in LABELS are headed by it.
     """
     # The identity is of the caption, since a random one would make every execution differ.
-    shown = Styler(table, uuid=f"{zlib.crc32(caption.encode()):08x}", cell_ids=False)
+    shown = _Table(table, uuid=f"{zlib.crc32(caption.encode()):08x}", cell_ids=False).set_caption(caption)
     rules = {
         "": "font-size: 0.85em; border-collapse: collapse",
-        "caption": "caption-side: top; text-align: left; font-style: italic; padding: 0.4em 0",
+        "caption": "caption-side: top; text-align: left; font-style: italic; padding: 0.4em 0; white-space: nowrap",
         "th, td": "padding: 0.2em 0.7em; vertical-align: top; max-width: 26em",
         "th.row_heading, th.index_name": "text-align: left; font-weight: normal",
-        "th.col_heading": "text-align: right",
+        "th.col_heading[colspan]": "text-align: center",
         "thead": "border-bottom: 1px solid currentColor",
     }
+    shown.set_table_styles([{"selector": selector, "props": props} for selector, props in rules.items()])
     words = [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
-    return (
-        shown.format(
-            {column: form for column, form in (formats or {}).items() if column in table}, na_rep="–"
-        )
-        .set_caption(caption)
-        .set_table_styles([{"selector": selector, "props": props} for selector, props in rules.items()])
-        .set_properties(subset=words, **{"text-align": "left"})
-    )
+    left = [{"selector": "th.col_heading, td", "props": "text-align: left"}]
+    shown.set_table_styles(dict.fromkeys(words, left), overwrite=False)
+    shown.format_index(lambda name: LABELS.get(name, str(name)), axis="columns")
+    shown.format_index(lambda name: f"{name:g}" if isinstance(name, float) else str(name), axis="index")
+    known = {column: form for column, form in (formats or {}).items() if column in table}
+    return shown.format(known, na_rep="–")

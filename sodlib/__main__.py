@@ -1,0 +1,252 @@
+"""The command `sodlib`, also `python -m sodlib`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+from tqdm import tqdm
+
+from . import archives, checkpoints, cost, inspection, metrics, prediction, pruning, records, study
+from . import data as sets
+from .decay import DECAYS
+from .errors import SodlibError
+from .layouts import IMAGE_SUFFIXES
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A reproduction study of CSNet, the salient object detector with 100K parameters.",
+)
+study_app = typer.Typer(no_args_is_help=True, help="The declared runs of all tables and figures.")
+data_app = typer.Typer(no_args_is_help=True, help="Benchmark sets: download and check them.")
+app.add_typer(study_app, name="study")
+app.add_typer(data_app, name="data")
+
+PresetName = StrEnum("PresetName", {name: name for name in study.PRESETS})
+DecayName = StrEnum("DecayName", {name: name for name in DECAYS})
+CriterionName = StrEnum("CriterionName", {name: name for name in pruning.CRITERIA})
+ProtocolName = StrEnum("ProtocolName", {name: name for name in metrics.PROTOCOLS})
+
+# Not bound to SODLIB_DATA by typer: `sodlib.data` reads the variable, and `reproduce` must tell the two apart.
+Root = Annotated[Path | None, typer.Option("--data", help="Folder that holds the benchmark sets [SODLIB_DATA].")]
+Preset = Annotated[PresetName, typer.Option(help="How much computing the run gets.")]
+Results = Annotated[Path, typer.Option(help="Folder of the records.")]
+Model = Annotated[str, typer.Argument(help="A .safetensors file, or the name of a network that ships.")]
+
+
+#: The shipped network that `predict` uses unless told otherwise.
+DEFAULT_MODEL = "csnet-x1-lite"
+
+
+@app.command()
+def reproduce(
+    only: Annotated[list[str] | None, typer.Argument(help="Notebooks by number or name; all by default.")] = None,
+    preset: Annotated[PresetName | None, typer.Option(help="Make or show the runs of this preset.")] = None,
+    data: Root = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Make every run anew, at smoke unless a preset is given.")
+    ] = False,
+) -> None:
+    """Run the notebooks and write their figures and tables.
+
+    Without options the committed pages are refreshed from the committed records. Anything else goes under build/.
+    """
+    from .reproduce import reproduce as run_all
+
+    raise typer.Exit(run_all(preset.value if preset else None, data, fresh, only or ()))
+
+
+@app.command()
+def train(
+    preset: Preset = PresetName.lite,
+    width: Annotated[float, typer.Option(help="Width factor k of CSNet-xk.")] = 1.0,
+    split: Annotated[str, typer.Option(help="Split ratio of the ILBlocks.")] = "5/5",
+    stages: Annotated[str, typer.Option(help="Stages that the fusion takes.")] = "2-4",
+    network: Annotated[str, typer.Option(help="csnet, extractor or vanilla.")] = "csnet",
+    decay: Annotated[DecayName, typer.Option(help="Weight decay.")] = DecayName.dynamic,
+    seed: int = 0,
+    data: Root = None,
+    results: Results = records.RESULTS,
+) -> None:
+    """Train a network and write its record; a run that is already recorded is shown."""
+    run = study.Run(network=network, width=width, split=split, stages=stages, decay=decay.value, seed=seed)
+    _show(study.obtain(run, preset.value, results, data, progress=_report))
+
+
+@app.command()
+def prune(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the smaller network goes (.safetensors).")],
+    criterion: Annotated[CriterionName, typer.Option(help="What a channel's worth is.")] = CriterionName.gamma,
+    threshold: Annotated[float | None, typer.Option(help="Keep channels that reach this score.")] = None,
+    share: Annotated[float | None, typer.Option(help="Keep this share of every layer's channels.")] = None,
+    images: Annotated[str, typer.Option(help="Set whose images recalibrate batch norm.")] = "cutouts/train",
+    batches: Annotated[int, typer.Option(min=1, help="Batches of 8 for the recalibration.")] = 50,
+    data: Root = None,
+) -> None:
+    """Prune a trained network, then estimate its batch norm statistics anew."""
+    from itertools import islice
+
+    from .training import read_pairs, training_batches
+
+    if (threshold is None) == (share is None):
+        raise SodlibError("give either --threshold or --share")
+    network = checkpoints.load(model)
+    channel_scores = pruning.scores(network, criterion.value)
+    kept = pruning.keep_above(channel_scores, threshold) if share is None else pruning.keep_share(channel_scores, share)
+    smaller = pruning.prune(network, kept)
+    stream = training_batches(read_pairs(sets.find_set(images, data)), network.input_size, 8, np.random.default_rng(0))
+    pruning.recalibrate(smaller, tqdm((x for x, _ in islice(stream, batches)), "recalibrating", batches, disable=None))
+    checkpoints.save(smaller, output)
+    before, after = cost.count_parameters(network), cost.count_parameters(smaller)
+    typer.echo(f"{output}: {after:,} of {before:,} parameters")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A network, or a folder of PNG maps.")],
+    dataset: Annotated[str, typer.Argument(help="A set, such as ECSSD or cutouts/test, or a folder.")],
+    protocol: Annotated[
+        ProtocolName, typer.Option(help="The paper's protocol or PySODMetrics'.")
+    ] = ProtocolName.released,
+    size: Annotated[int | None, typer.Option(help="Input size; the network's own by default.")] = None,
+    data: Root = None,
+) -> None:
+    """Score a network or a folder of maps: max F-measure and MAE with 95 % bootstrap intervals."""
+    folder = Path(model)
+    maps = folder if folder.is_dir() else checkpoints.load(model)
+    chosen = sets.find_set(dataset, data)
+    result = metrics.evaluate(maps, chosen, protocol.value, size)
+    draws = metrics.bootstrap(result)
+    typer.echo(f"{chosen.name}, {result['images']} images, protocol {protocol.value}")
+    for name, label in (("max_f", "max F"), ("mae", "MAE  ")):
+        low, high = metrics.interval(draws[name])
+        typer.echo(f"  {label} {result[name]:.4f}  [{low:.4f}, {high:.4f}]")
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(help="A photograph, or a folder of photographs.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The map (.png), or a folder for maps.")] = None,
+    model: Annotated[
+        str, typer.Option(help="A .safetensors file, or the name of a network that ships.")
+    ] = DEFAULT_MODEL,
+    size: Annotated[int | None, typer.Option(help="Input size; the network's own by default.")] = None,
+) -> None:
+    """Write the saliency map of a photograph, or of all photographs in a folder, as 8-bit PNG."""
+    network = checkpoints.load(model)
+    if source.is_dir():
+        photographs = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not photographs:
+            raise SodlibError(f"{source} holds no photographs; give a folder of .jpg, .png, .webp or .bmp files")
+        folder = output or source.with_name(source.name + "-maps")
+        targets = [folder / f"{photograph.stem}.png" for photograph in photographs]
+    else:
+        photographs = [source]
+        targets = [output or source.with_name(source.stem + "-map.png")]
+    if clash := next((target for target in targets if target in photographs), None):
+        raise SodlibError(f"{clash} would be written over the photograph; name another place with --output")
+    for photograph, target in zip(
+        tqdm(photographs, disable=None if len(photographs) > 1 else True), targets, strict=True
+    ):
+        _write_map(prediction.quantise(prediction.predict(network, photograph, size)), target)
+    typer.echo(f"{targets[0]}" if len(targets) == 1 else f"{len(targets)} maps in {targets[0].parent}")
+
+
+@study_app.command("list")
+def study_list(
+    preset: Preset = PresetName.lite,
+    results: Results = records.RESULTS,
+) -> None:
+    """The declared runs: whether each is recorded, and what it feeds."""
+    done = 0
+    for declared in study.STUDY:
+        key = declared.run.key(preset.value)
+        found = records.find(key, results) is not None
+        done += found
+        typer.echo(f"{'done   ' if found else 'missing'}  {key}  ({', '.join(declared.feeds)})")
+    typer.echo(f"{done} of {len(study.STUDY)} runs are recorded at {preset.value}")
+
+
+@study_app.command("run")
+def study_run(preset: Preset = PresetName.lite, data: Root = None, results: Results = records.RESULTS) -> None:
+    """Make the declared runs that have no record yet, in order."""
+    failures = []
+    for declared in study.STUDY:
+        try:
+            _show(study.obtain(declared.run, preset.value, results, data, progress=_report))
+        except SodlibError as error:
+            failures.append(f"{declared.run.key(preset.value)}: {error}")
+            typer.echo(failures[-1], err=True)
+    if failures:
+        raise SodlibError(f"{len(failures)} of {len(study.STUDY)} runs failed")
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(sets.BENCHMARKS)}.")], data: Root = None
+) -> None:
+    """Download, verify and unpack a benchmark set into the data root."""
+    fetched = archives.fetch(name, data)
+    typer.echo(f"{fetched.name}: {len(fetched):,} pairs in {fetched.images[0].parent.parent}")
+
+
+@data_app.command("check")
+def data_check(
+    names: Annotated[list[str] | None, typer.Argument(help="Sets; all in the data root by default.")] = None,
+    data: Root = None,
+) -> None:
+    """Pairs, orphans, unreadable files, size mismatches, duplicates and empty masks, in one table."""
+    chosen = names or [*sets.EMBEDDED_SETS, *sets.available_sets(data)]
+    result = inspection.inspect_sets(chosen, data)
+    typer.echo(result.counts.to_string(index=False))
+    if len(result.problems):
+        typer.echo("\n" + result.problems.to_string(index=False))
+    if not result.usable:
+        raise SodlibError("some sets are not usable as they are; see the table")
+
+
+def _report(entry: dict[str, Any]) -> None:
+    """One line an epoch."""
+    head = f"epoch {entry['epoch']}  loss {entry['loss']:.4f}  " if "epoch" in entry else ""
+    typer.echo(f"{head}validation max F {entry['validation_max_f']:.4f}  MAE {entry['validation_mae']:.4f}")
+
+
+def _show(record: records.Record) -> None:
+    typer.echo(f"{record.key}: {record.data['parameters']:,} parameters")
+    for name, by_protocol in record.data["scores"].items():
+        result = by_protocol["released"]
+        typer.echo(f"  {name} ({result['images']} images): max F {result['max_f']:.4f}, MAE {result['mae']:.4f}")
+
+
+def _write_map(saliency_map: np.ndarray, target: Path) -> None:
+    beside = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(saliency_map).save(beside, format="PNG")
+        os.replace(beside, target)
+    except OSError as error:
+        raise SodlibError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+def main() -> None:
+    """Run the command; a person's mistake is answered by one sentence and exit code 2."""
+    try:
+        app()
+    except SodlibError as error:
+        typer.echo(f"sodlib: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

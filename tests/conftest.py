@@ -1,0 +1,51 @@
+"""What all tests share. Oracles and benchmark images lie outside the repository, in a folder `shared` beside it
+(or where SODLIB_SHARED points); tests that need them are skipped where it is absent."""
+
+import json
+import os
+from pathlib import Path
+
+# The golden logits of the untrained networks amplify rounding 10,000-fold: kernels for another instruction set
+# differ by 2e-4 there, though the arithmetic is the same. The oracle was made with AVX2.
+os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+os.environ.pop("SODLIB_DATA", None)
+
+import numpy as np
+import pytest
+
+import sodlib
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    folder = Path(os.environ.get("SODLIB_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("no folder `shared` with the golden data beside the repository (SODLIB_SHARED names another)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(shared) -> Path:
+    return shared / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared_data(shared) -> Path:
+    return shared / "data"
+
+
+@pytest.fixture(scope="session")
+def golden_channels(golden):
+    return json.loads((golden / "unpruned.channels.json").read_text())
+
+
+def tensors(archive, prefix="sd/"):
+    return {name.removeprefix(prefix): archive[name] for name in archive if name.startswith(prefix)}
+
+
+@pytest.fixture
+def released(golden):
+    """The released csnet-L-x2, a new copy for every test."""
+    return sodlib.load_released(tensors(np.load(golden / "csnet-L-x2.npz")), golden / "csnet-L-x2.channels.json")

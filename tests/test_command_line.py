@@ -1,0 +1,116 @@
+"""The command `sodlib` as a person types it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+from torch import zeros
+
+from sodlib import __main__ as command
+from sodlib import checkpoints
+
+
+def sodlib(capfd, *arguments):
+    """Exit code, what was printed, what was complained about."""
+    code = 0
+    try:
+        sys.argv = ["sodlib", *map(str, arguments)]
+        command.main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    printed = capfd.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    import torch
+
+    from sodlib import csnet, save
+    from sodlib.pruning import recalibrate
+
+    torch.manual_seed(0)
+    network = csnet()
+    network.input_size = 32
+    recalibrate(network, [torch.randn(2, 3, 32, 32)])
+    path = tmp_path_factory.mktemp("model") / "net.safetensors"
+    save(network, path)
+    return path
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    path = tmp_path / "photos" / "photo.jpg"
+    path.parent.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 44, 3), np.uint8)).save(path)
+    return path
+
+
+def test_predict_one_photograph(capfd, tmp_path, model, photograph):
+    code, out, _ = sodlib(capfd, "predict", photograph, "--model", model, "-o", tmp_path / "new" / "map.png")
+    assert code == 0 and "map.png" in out
+    with Image.open(tmp_path / "new" / "map.png") as saliency_map:
+        assert saliency_map.size == (44, 30) and saliency_map.mode == "L"
+
+
+def test_predict_a_folder(capfd, tmp_path, model, photograph):
+    Image.open(photograph).save(photograph.with_name("second.png"))
+    code, out, _ = sodlib(capfd, "predict", photograph.parent, "--model", model)
+    assert code == 0 and "2 maps" in out
+    assert sorted(path.name for path in (tmp_path / "photos-maps").iterdir()) == ["photo.png", "second.png"]
+
+
+def test_evaluate_and_prune(capfd, tmp_path, model):
+    code, out, _ = sodlib(
+        capfd, "prune", model, "--share", "0.5", "--batches", "1", "-o", tmp_path / "half.safetensors"
+    )
+    assert code == 0 and "of 210,985 parameters" in out
+    assert checkpoints.load(tmp_path / "half.safetensors").input_size == 32
+    code, out, _ = sodlib(capfd, "evaluate", tmp_path / "half.safetensors", "cutouts/validation")
+    assert code == 0 and "150 images" in out and "max F" in out
+
+
+def test_study_list_and_data_check(capfd, tmp_path):
+    code, out, _ = sodlib(capfd, "study", "list", "--results", tmp_path)
+    assert code == 0 and "0 of" in out and "missing" in out
+    code, out, _ = sodlib(capfd, "data", "check", "cutouts/test")
+    assert code == 0 and "150" in out
+
+
+def test_mistakes_get_one_sentence(capfd, tmp_path, model, photograph):
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(photograph.read_bytes()[:200])
+    save_file({"x": zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (("predict", tmp_path / "no.jpg", "--model", model), "no.jpg"),
+        (("predict", cut, "--model", model), "cut.jpg"),
+        (("predict", tmp_path / "empty", "--model", model), "no photographs"),
+        (("predict", photograph, "--model", "csnet-x9"), "csnet-x9"),
+        (("predict", photograph, "--model", tmp_path / "other.safetensors"), "no channel plan"),
+        (("predict", photograph, "--model", model, "--size", "0"), "size 0"),
+        (("predict", photograph, "--model", model, "-o", photograph), "over the photograph"),
+        (("predict", photograph, "--model", model, "-o", photograph / "map.png"), "cannot be written"),
+        (("evaluate", model, "ECSSD"), "SODLIB_DATA"),
+        (("evaluate", model, "ECSSD", "--data", tmp_path / "no"), "no folder"),
+        (("prune", model, "-o", tmp_path / "p.safetensors"), "--threshold or --share"),
+        (("prune", model, "--threshold", "9", "-o", tmp_path / "p.safetensors"), "no channel"),
+        (("train", "--split", "2/2", "--preset", "smoke", "--results", tmp_path / "r"), "2/2"),
+        (("reproduce", "77"), "77"),
+    ]
+    for arguments, words in cases:
+        code, _, complaint = sodlib(capfd, *arguments)
+        assert code == 2 and words in complaint and complaint.count("\n") == 1, (arguments, complaint)
+    for arguments, words in [(("train", "--preset", "huge"), "huge"), (("train", "--widht", "2"), "--widht")]:
+        code, _, complaint = sodlib(capfd, *arguments)
+        assert code == 2 and words in complaint and "Traceback" not in complaint
+    assert not (tmp_path / "p.safetensors").exists() and not (tmp_path / "r").exists()
+    assert sorted(path.name for path in photograph.parent.iterdir()) == ["photo.jpg"]
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "sodlib", "--help"], capture_output=True, text=True, check=True)
+    assert "reproduce" in done.stdout and "study" in done.stdout

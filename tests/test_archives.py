@@ -178,9 +178,7 @@ def test_wrong_checksum_puts_the_file_aside(tmp_path, server, serve):
     content = pack_set()
     serve(content, checksum=("md5", "0" * 32))
     found = hashlib.md5(content).hexdigest()
-    assert_fails(
-        tmp_path, rf"DUTS-TE\.zip\.bad has the md5 checksum {found}, but the published archive has 0000"
-    )
+    assert_fails(tmp_path, rf"DUTS-TE\.zip\.bad has the md5 checksum {found}, but the published archive has 0000")
     assert [path.name for path in (tmp_path / "downloads").iterdir()] == ["DUTS-TE.zip.bad"]
 
 
@@ -343,9 +341,7 @@ def test_entry_that_is_there_twice(tmp_path, serve):
 
 def test_only_images_are_written(tmp_path):
     (tmp_path / "x.zip").write_bytes(
-        pack(
-            [("run.sh", "x"), ("images/a.PNG", "x"), ("__MACOSX/images/a.png", "x"), ("images/._a.png", "x")]
-        )
+        pack([("run.sh", "x"), ("images/a.PNG", "x"), ("__MACOSX/images/a.png", "x"), ("images/._a.png", "x")])
     )
     extract(tmp_path / "x.zip", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["a.PNG"]

@@ -340,9 +340,7 @@ def test_validation_choice_is_fixed():
 def test_parts_of_duts_tr(tmp_path):
     stems = [f"ILSVRC2012_test_{number:08d}" for number in range(100)]
     make_set(tmp_path / "DUTS-TR", stems, suffix=".webp")
-    whole, train, validation = (
-        find_set(f"DUTS-TR{part}", tmp_path) for part in ("", "/train", "/validation")
-    )
+    whole, train, validation = (find_set(f"DUTS-TR{part}", tmp_path) for part in ("", "/train", "/validation"))
     assert sorted(train.stems + validation.stems) == list(whole.stems) == stems
     assert all(map(is_validation, validation.stems))
     assert len(validation) == len(VALIDATION_OF_THE_FIRST_100)
@@ -397,9 +395,7 @@ def test_check_finds_everything_that_is_wrong(tmp_path):
             "masks with greys": 1,
         }
     ]
-    problems = {
-        Path(file).name: text for file, text in zip(found.problems.file, found.problems.problem, strict=True)
-    }
+    problems = {Path(file).name: text for file, text in zip(found.problems.file, found.problems.problem, strict=True)}
     assert problems["a.jpg"] == "no mask"
     assert problems["b.png"] == "no image"
     assert "cannot be read" in problems["c.jpg"]

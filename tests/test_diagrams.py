@@ -98,9 +98,7 @@ def test_pipeline_is_legible(name):
     assert min(text.get_fontsize() for text in texts(figure)) >= 8
     boxes = [text.get_window_extent().padded(-1) for text in texts(figure)]
     names = [text.get_text() for text in texts(figure)]
-    overlapping = [
-        (names[i], names[j]) for i in range(len(boxes)) for j in range(i) if boxes[i].overlaps(boxes[j])
-    ]
+    overlapping = [(names[i], names[j]) for i in range(len(boxes)) for j in range(i) if boxes[i].overlaps(boxes[j])]
     assert not overlapping
     for box, name in zip(boxes, names, strict=True):
         assert figure.bbox.padded(1).containsx(box.x0) and figure.bbox.padded(1).containsx(box.x1), name

@@ -1,0 +1,94 @@
+"""Forward pass against a plain transcription of the specification, one thread, 224 x 224, as ratios in one run.
+
+    python benchmarks/forward.py [--released CHECKPOINT CHANNELS]
+
+The plain one runs a module for every step and a convolution for every pair of scales. Rounds alternate between the two,
+so that a drift of the machine's speed hits both; the median of the ratios counts. At least 1.0 is asked for.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import sodlib
+from sodlib.checkpoints import read_checkpoint
+from sodlib.octconv import GOctConv
+
+
+class PlainGOctConv(nn.Module):
+    """Section 3.1 of the paper pair by pair."""
+
+    def __init__(self, layer: GOctConv) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, scales: list) -> list:
+        layer = self.layer
+        weights = [block.split(list(layer.inputs), 1) for block in layer.weight.split(list(layer.outputs), 0)]
+        if layer.stride == 2:
+            scales = [F.avg_pool2d(x, 2) if x is not None else None for x in scales]
+        result = []
+        for j, count in enumerate(layer.outputs):
+            total = None
+            for i, x in enumerate(scales):
+                if x is None or not count:
+                    continue
+                x = F.max_pool2d(x, 2 ** (j - i)) if i < j else x
+                term = F.conv2d(x, weights[j][i], padding=layer.kernel_size // 2)
+                if i > j:
+                    term = F.interpolate(term, scale_factor=2.0 ** (i - j), mode="bilinear", align_corners=False)
+                total = term if total is None else total + term
+            result.append(total)
+        return result
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The same network and weights with every gOctConv replaced by the plain one."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, GOctConv):
+                setattr(module, name, PlainGOctConv(child))
+    return model
+
+
+def seconds(model: nn.Module, images: torch.Tensor) -> float:
+    start = time.perf_counter()
+    model(images)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--released", nargs=2, metavar=("CHECKPOINT", "CHANNELS"))
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    builders = {"CSNet-x1": sodlib.csnet}
+    if arguments.released:
+        checkpoint, channels = arguments.released
+        builders["released"] = lambda: sodlib.load_released(read_checkpoint(checkpoint), channels)
+    images = torch.randn(1, 3, 224, 224)
+    for name, build in builders.items():
+        torch.manual_seed(0)
+        ours = build().eval()
+        torch.manual_seed(0)
+        other = plain(build().eval())
+        with torch.inference_mode():
+            ratios, times = [], []
+            for _ in range(arguments.rounds + 2):
+                slow, fast = seconds(other, images), seconds(ours, images)
+                ratios.append(slow / fast)
+                times.append(fast)
+        print(
+            f"{name}: plain / ours {statistics.median(ratios[2:]):.2f} "
+            f"(from {min(ratios[2:]):.2f} to {max(ratios[2:]):.2f}, {arguments.rounds} rounds); "
+            f"ours {statistics.median(times[2:]) * 1000:.0f} ms"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Every notebook runs through papermill from nothing, at the smoke preset."""
+
+import os
+
+import pytest
+from conftest import REPOSITORY
+
+from sodlib import study
+from sodlib.notebooks import run_notebooks
+
+NAMES = sorted(path.name for path in (REPOSITORY / "notebooks").glob("*.ipynb") if ".failed." not in path.name)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """One place for all notebooks, as in a batch: what one has made, the next one finds."""
+    return tmp_path_factory.mktemp("smoke")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_runs_at_smoke(name, output, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    parameters = {"preset": "smoke", "data": "", "output": str(output), "fresh": True}
+    said = []
+    outcomes = run_notebooks(
+        [REPOSITORY / "notebooks" / name], output / "notebooks", parameters, cell_timeout=600, echo=said.append
+    )
+    assert outcomes[0].ok, outcomes[0].message
+    number = name.split("_")[0]
+    assert list((output / "figures").glob(f"{number}-*.png")) and list((output / "tables").glob(f"{number}-*.csv"))
+
+
+def test_smoke_is_small():
+    """The batch above stays quick only while a smoke run is a matter of seconds."""
+    smoke = study.PRESETS["smoke"]
+    assert smoke.epochs * smoke.steps_per_epoch * smoke.batch <= 200 and smoke.size <= 64 and smoke.images <= 64
+    assert smoke.train.startswith("cutouts/")

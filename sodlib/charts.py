@@ -32,9 +32,9 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
     return figure
 
 
-def gamma_distribution(vectors: Mapping[str, Mapping[str, np.ndarray]], smallest: float = 1e-6) -> Figure:
+def gamma_distribution(vectors: Mapping[str, Mapping[str, np.ndarray]], smallest: float = 1e-5) -> Figure:
     """Histogram of |gamma| inside the ILBlocks on a logarithmic axis, a panel a decay (paper, Figure 5)."""
-    edges = np.logspace(np.log10(smallest), 1, 57)
+    edges = np.logspace(np.log10(smallest), 0.5, 56)
     figure, axes = plt.subplots(len(vectors), 1, figsize=(FULL_WIDTH, 1.6 * len(vectors)), sharex=True, sharey=True)
     for axis, (decay, by_name) in zip(np.atleast_1d(axes), vectors.items(), strict=True):
         values = np.abs(np.concatenate(list(by_name.values())))
@@ -56,16 +56,16 @@ def deviation_by_layer(deviations: Mapping[str, np.ndarray], names: Sequence[str
     return figure
 
 
-def pruning_trade_off(rows: pd.DataFrame, chosen: Mapping[str, float]) -> Figure:
-    """Validation max F-measure against parameters along the thresholds, a line a decay; the chosen ones ringed.
+def pruning_trade_off(rows: pd.DataFrame, chosen: Mapping[str, str]) -> Figure:
+    """Validation max F-measure against parameters, a line a decay; the chosen networks ringed.
 
-    `rows` has the columns decay, threshold, parameters, validation_max_f.
+    `rows` has the columns decay, kept, parameters, validation_max_f.
     """
     figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.66, 3.6))
     for decay, group in rows.groupby("decay", sort=False):
         group = group.sort_values("parameters")
         axis.plot(group["parameters"] / 1000, group["validation_max_f"], "o-", color=DECAY_COLORS[decay], label=decay)
-        best = group[group["threshold"] == chosen[decay]]
+        best = group[group["kept"] == chosen[decay]]
         axis.plot(best["parameters"] / 1000, best["validation_max_f"], "o", ms=13, mfc="none", mec=COLORS["text"])
     axis.set(xlabel="parameters after pruning (K)", ylabel="validation max F")
     axis.legend(title="weight decay")

@@ -91,6 +91,23 @@ def learning_rate_at(step: int, steps: int, base: float) -> float:
     return base * 0.1 ** sum(step >= milestone * steps for milestone in MILESTONES)
 
 
+def redundant_scale(
+    rate: float, steps: int, weight: float = STANDARD_WEIGHT, schedule: int | None = None
+) -> np.ndarray:
+    """The path `[steps]` of a gamma of 1 that no loss holds: only decay, through Adam, along the learning rate
+    schedule of `schedule` steps (default: `steps`). Redundant channels follow it whatever the weight, since Adam
+    divides by the gradient's own size."""
+    gamma = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.Adam([gamma], lr=rate, betas=BETAS, weight_decay=weight)
+    path = np.empty(steps)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = learning_rate_at(step, schedule or steps, rate)
+        gamma.grad = torch.zeros(1)
+        optimizer.step()
+        path[step] = gamma.item()
+    return path
+
+
 def train(
     model: CSNet,
     pairs: Sequence[Pair],

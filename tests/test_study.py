@@ -12,7 +12,15 @@ from sodlib import records, study
 from sodlib.data import find_set
 from sodlib.page import Page
 from sodlib.study import EVIDENCE, PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS, STUDY, Pruning, Run
-from sodlib.training import Recipe, learning_rate_at, read_pairs, seed_everything, train, training_batches
+from sodlib.training import (
+    Recipe,
+    learning_rate_at,
+    read_pairs,
+    redundant_scale,
+    seed_everything,
+    train,
+    training_batches,
+)
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +165,10 @@ def test_pages_write_beside_the_evidence(tmp_path):
         Page("smok")
     with pytest.raises(sodlib.SodlibError, match="no folder"):
         Page(data=str(tmp_path / "nothing"))
+
+
+def test_a_redundant_scale_vanishes_by_the_published_schedule_only():
+    published = redundant_scale(PUBLISHED_RATE, 12_000, schedule=PUBLISHED_STEPS)
+    assert published[9_000] > 0.05 and published[-1] < 1e-20
+    assert redundant_scale(PUBLISHED_RATE, 3000, weight=0.5)[2999] == pytest.approx(published[2999], abs=0.1)
+    assert redundant_scale(3e-3, 750)[-1] > 1e-2

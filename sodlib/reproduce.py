@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
@@ -11,8 +12,7 @@ import sodlib
 from sodlib.data import data_root
 from sodlib.errors import SodlibError
 from sodlib.notebooks import FAILED_SUFFIX, duration, nearest, run_notebooks, say
-
-PRESETS = ("smoke", "lite", "fast", "paper")
+from sodlib.study import PRESETS, STUDY, best_preset
 
 
 def reproduce(
@@ -27,8 +27,9 @@ def reproduce(
     """Run the notebooks; returns the exit code, 0 only where all of them succeeded.
 
     With neither preset, data root nor `fresh` they run in place and refresh `notebooks/`, `figures/` and
-    `results/tables/`. Otherwise all goes under `build/<preset>/`, so that committed evidence is never
-    replaced: `fresh` without a preset means smoke, a data root alone goes to `build/evidence/`.
+    `results/tables/` from the records. Otherwise, or where a declared run has no record, all goes under
+    `build/<preset>/`, so that committed evidence is never replaced by less: `fresh` without a preset means
+    smoke, neither of them `build/evidence/`. `fresh` first removes the records of an earlier such batch.
     `only` picks notebooks by name or leading number ("03_pruning" or "03"); `cell_timeout` is in seconds.
 
     Raises SodlibError for an unknown preset, notebook or data root, and where sodlib is not in a checkout.
@@ -36,18 +37,23 @@ def reproduce(
     start = time.monotonic()
     root = _repository()
     if preset and preset not in PRESETS:
-        raise SodlibError(f"There is no preset {nearest(preset, PRESETS)}.")
+        raise SodlibError(f"There is no preset {nearest(preset, list(PRESETS))}.")
     notebooks = _choose(root / "notebooks", only)
 
     # Kernels import the sodlib of this process, order sets alike in every run, and show figures in the page.
     python_path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"PYTHONPATH": os.pathsep.join(python_path), "PYTHONHASHSEED": "0"}
     unset = ["MPLBACKEND"]
-    if preset or data or fresh:
+    recorded = best_preset([declared.run for declared in STUDY]) is not None
+    if not (preset or fresh or recorded):
+        echo("Some declared runs have no record: what is missing is made at smoke, all under build/.")
+    if preset or data or fresh or not recorded:
         preset = preset or ("smoke" if fresh else "")
         output = root / "build" / (preset or "evidence")
         tables = output / "tables"
         sets = data_root(data)
+        if fresh:
+            shutil.rmtree(output / "results", ignore_errors=True)
         parameters = {
             "preset": preset,
             "data": str(sets.resolve()) if sets else "",

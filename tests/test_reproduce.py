@@ -61,6 +61,7 @@ def printed(path: Path) -> str:
 def checkout(tmp_path, monkeypatch):
     """A repository with one page that draws a figure and says which data root it sees."""
     monkeypatch.setattr(sodlib, "__file__", str(tmp_path / "sodlib" / "__init__.py"))
+    monkeypatch.setattr("sodlib.reproduce.best_preset", lambda runs: "lite")
     page = """import os
 from pathlib import Path
 root = Path(output or "..")
@@ -229,6 +230,17 @@ def test_reproduce_in_place_refreshes_the_committed_pages(checkout, monkeypatch)
     assert reproduce(echo=said.append) == 0
     folders = ["notebooks", "figures", "results/tables"]
     assert said[-3:] == [f"  {folder}/: 1 file, 1 unchanged" for folder in folders]
+
+
+def test_without_records_nothing_committed_is_touched(checkout, monkeypatch):
+    monkeypatch.delenv("SODLIB_DATA", raising=False)
+    monkeypatch.setattr("sodlib.reproduce.best_preset", lambda runs: None)
+    source = (checkout / "notebooks" / "01_page.ipynb").read_bytes()
+    said = []
+    assert reproduce(echo=said.append) == 0
+    assert said[0].startswith("Some declared runs have no record")
+    assert (checkout / "build" / "evidence" / "notebooks" / "01_page.ipynb").exists()
+    assert (checkout / "notebooks" / "01_page.ipynb").read_bytes() == source
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def channel_deviation(model: CSNet, inputs: Tensor) -> np.ndarray:
     hooks = [unit.register_forward_hook(watch) for _, unit in block_units(model)]
     model.eval()
     with torch.inference_mode():
-        model(inputs)
+        model(inputs.to(next(model.parameters()).device))
     for hook in hooks:
         hook.remove()
     return np.array(values)

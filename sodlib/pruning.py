@@ -167,10 +167,11 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
+    device = next(model.parameters()).device
     model.train()
     count = 0
     for images in batches:
-        model(images)
+        model(images.to(device))
         count += 1
     model.eval()
     if not count:

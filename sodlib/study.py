@@ -212,6 +212,10 @@ def make(
     return records.write(place, run.key(preset), data, arrays, model)
 
 
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _recipe(run: Run, settings: Preset) -> Recipe:
     return Recipe(
         epochs=settings.epochs,
@@ -230,9 +234,7 @@ def _train(
     run: Run, settings: Preset, sets: dict[str, SaliencySet], progress: Progress
 ) -> tuple[CSNet, list[dict[str, Any]]]:
     seed_everything(run.seed)
-    model = CSNet(plan_channels(run.network, run.width, run.split, run.stages), settings.size)
-    if torch.cuda.is_available():
-        model.cuda()
+    model = CSNet(plan_channels(run.network, run.width, run.split, run.stages), settings.size).to(_device())
     pairs, validation = read_pairs(sets[settings.train]), read_pairs(sets[settings.validation])
     history = train(model, pairs, validation, _recipe(run, settings), progress)
     return model, history
@@ -248,7 +250,7 @@ def _prune(
         if pruning.share is None
         else keep_share(channel_scores, pruning.share)
     )
-    model = prune(model, kept)
+    model = prune(model, kept).to(_device())
     pairs, validation = read_pairs(sets[settings.train]), read_pairs(sets[settings.validation])
     if pruning.afterwards == "recalibrated":
         stream = training_batches(pairs, settings.size, settings.batch, np.random.default_rng(run.seed))

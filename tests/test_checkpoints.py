@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import sodlib
-from sodlib.checkpoints import read_checkpoint
+from sodlib.__main__ import DEFAULT_MODEL
+from sodlib.checkpoints import MODELS, read_checkpoint
 from sodlib.pruning import keep_share, prune, recalibrate, scores
 
 
@@ -75,3 +76,12 @@ def test_checkpoints_are_never_unpickled(tmp_path, small):
     assert not (tmp_path / "sprung").exists()
     torch.save({"state_dict": {f"module.{k}": v for k, v in small.state_dict().items()}}, tmp_path / "good.pth")
     assert set(read_checkpoint(tmp_path / "good.pth")) == set(small.state_dict())
+
+
+def test_shipped_networks_load_by_name():
+    names = [path.stem for path in MODELS.glob("*.safetensors")]
+    assert DEFAULT_MODEL in names
+    for name in names:
+        model = sodlib.load(name)
+        assert model(torch.randn(1, 3, 32, 32)).isfinite().all()
+        assert (MODELS / f"{name}.safetensors").stat().st_size < 1_000_000

@@ -59,14 +59,14 @@ def deviation_by_layer(deviations: Mapping[str, np.ndarray], names: Sequence[str
 def pruning_trade_off(rows: pd.DataFrame, chosen: Mapping[str, str]) -> Figure:
     """Validation max F-measure against parameters, a line a decay; the chosen networks ringed.
 
-    `rows` has the columns decay, kept, parameters, validation_max_f.
+    `rows` has the columns decay, kept, parameters, validation max F.
     """
     figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.66, 3.6))
     for decay, group in rows.groupby("decay", sort=False):
         group = group.sort_values("parameters")
-        axis.plot(group["parameters"] / 1000, group["validation_max_f"], "o-", color=DECAY_COLORS[decay], label=decay)
+        axis.plot(group["parameters"] / 1000, group["validation max F"], "o-", color=DECAY_COLORS[decay], label=decay)
         best = group[group["kept"] == chosen[decay]]
-        axis.plot(best["parameters"] / 1000, best["validation_max_f"], "o", ms=13, mfc="none", mec=COLORS["text"])
+        axis.plot(best["parameters"] / 1000, best["validation max F"], "o", ms=13, mfc="none", mec=COLORS["text"])
     axis.set(xlabel="parameters after pruning (K)", ylabel="validation max F")
     axis.legend(title="weight decay")
     return figure

@@ -18,8 +18,9 @@ SMALLEST_CROPPED_SIDE = 4 * CROP_RANGE
 
 
 @lru_cache(maxsize=1024)
-def resize_matrix(source: int, target: int) -> Tensor:
-    """The bilinear interpolation from `source` to `target` pixels as a matrix `[target, source]`.
+def resize_taps(source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Bilinear interpolation from `source` to `target` pixels: the two source pixels of every target pixel, and the
+    weight of the second, `[target]` each.
 
     Pixel centres are half-integers, there is no anti-aliasing, and what lies beyond the border is mirrored
     about the centre of the border pixel. These are the conventions of scikit-image's `resize` with order 1,
@@ -27,20 +28,19 @@ def resize_matrix(source: int, target: int) -> Tensor:
     """
     position = (np.arange(target) + 0.5) * source / target - 0.5
     lower = np.floor(position).astype(int)
-    weight = position - lower
-    matrix = np.zeros((target, source), np.float32)
-    rows = np.arange(target)
-    for index, share in ((lower, 1 - weight), (lower + 1, weight)):
+    taps = []
+    for index in (lower, lower + 1):
         mirrored = np.where(index < 0, -index, np.where(index >= source, 2 * source - 2 - index, index))
-        np.add.at(matrix, (rows, np.clip(mirrored, 0, source - 1)), share)
-    return torch.from_numpy(matrix)
+        taps.append(torch.from_numpy(np.clip(mirrored, 0, source - 1)))
+    return taps[0], taps[1], torch.from_numpy((position - lower).astype(np.float32))
 
 
 def resize(pixels: Tensor, height: int, width: int) -> Tensor:
     """Bilinear resizing of float `[..., H, W]` to `[..., height, width]`."""
-    down = resize_matrix(pixels.shape[-2], height).to(pixels.device)
-    across = resize_matrix(pixels.shape[-1], width).to(pixels.device)
-    return down @ (pixels @ across.T)
+    first, second, weight = (tap.to(pixels.device) for tap in resize_taps(pixels.shape[-2], height))
+    rows = torch.lerp(pixels.index_select(-2, first), pixels.index_select(-2, second), weight[:, None])
+    first, second, weight = (tap.to(pixels.device) for tap in resize_taps(pixels.shape[-1], width))
+    return torch.lerp(rows.index_select(-1, first), rows.index_select(-1, second), weight)
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def normalise(images: Tensor) -> Tensor:
 
 def to_input(image: np.ndarray, size: int) -> Tensor:
     """Photograph uint8 `[H, W, 3]` to network input `[3, size, size]`; the aspect ratio is not kept."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
     return normalise(resize(pixels, size, size))
 
 

@@ -21,7 +21,7 @@ def reproduce(
     fresh: bool = False,
     only: Sequence[str] = (),
     *,
-    cell_timeout: int = 3600,
+    cell_timeout: int = 4 * 3600,
     echo: Callable[[str], None] = say,
 ) -> int:
     """Run the notebooks; returns the exit code, 0 only where all of them succeeded.

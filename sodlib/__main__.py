@@ -97,12 +97,8 @@ def prune(
 
     from .training import read_pairs, training_batches
 
-    if (threshold is None) == (share is None):
-        raise SodlibError("give either --threshold or --share")
     network = checkpoints.load(model)
-    channel_scores = pruning.scores(network, criterion.value)
-    kept = pruning.keep_above(channel_scores, threshold) if share is None else pruning.keep_share(channel_scores, share)
-    smaller = pruning.prune(network, kept)
+    smaller = pruning.prune(network, pruning.keep(pruning.scores(network, criterion.value), threshold, share))
     stream = training_batches(read_pairs(sets.find_set(images, data)), network.input_size, 8, np.random.default_rng(0))
     pruning.recalibrate(smaller, tqdm((x for x, _ in islice(stream, batches)), "recalibrating", batches, disable=None))
     checkpoints.save(smaller, output)

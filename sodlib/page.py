@@ -33,24 +33,29 @@ class Page:
     def __init__(self, preset: str = "", data: str = "", output: str = "", fresh: bool = False) -> None:
         if preset:
             study.preset_named(preset)
-        if (preset or data or fresh) and not output:
-            output = str(REPOSITORY / "build" / (preset or ("smoke" if fresh else "evidence")))
         self.preset, self.fresh = preset, fresh
         self.data = data_root(data) if data else None
-        self.output = Path(output) if output else REPOSITORY
-        self.figures = self.output / "figures"
-        self.tables = self.output / ("tables" if output else "results/tables")
+        if (preset or data or fresh) and not output:
+            output = str(REPOSITORY / "build" / (preset or ("smoke" if fresh else "evidence")))
+        self._write_below(Path(output) if output else REPOSITORY)
         plots.use_style()
+
+    def _write_below(self, output: Path) -> None:
+        self.output, self.figures = output, output / "figures"
+        self.tables = output / ("results/tables" if output == REPOSITORY else "tables")
 
     def records(self, runs: Mapping[str, Run]) -> dict[str, Record]:
         """The records of the named runs, all at one preset: the best that has them all, unless the page was told
-        which. What is missing is made now: at the preset asked for, else at smoke on the embedded photographs.
+        which. What is missing is made now: at the preset asked for, else at smoke on the embedded photographs; a
+        page that would write to the repository then writes below build/smoke, so that evidence stays.
         """
         preset = self.preset or (None if self.fresh else study.best_preset(list(runs.values())))
         committed = () if self.fresh else (RESULTS,)
-        place = self.output / "results" if self.output != REPOSITORY else REPOSITORY / "build" / "smoke" / "results"
         if preset is None:
             preset = "smoke"
+            if self.output == REPOSITORY:
+                self._write_below(REPOSITORY / "build" / "smoke")
+        place = self.output / "results"
         return {
             name: study.obtain(run, preset, place, self.data, committed, _print_epoch) for name, run in runs.items()
         }

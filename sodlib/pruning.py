@@ -108,6 +108,13 @@ def keep_share(channel_scores: PerChannel, share: float) -> PerChannel:
     return channel_scores.map(best)
 
 
+def keep(channel_scores: PerChannel, threshold: float | None = None, share: float | None = None) -> PerChannel:
+    """`keep_above` a threshold or `keep_share`, whichever is given. Raises SodlibError where not just one is."""
+    if (threshold is None) == (share is None):
+        raise SodlibError("give either a threshold or a share of the channels to keep")
+    return keep_above(channel_scores, threshold) if share is None else keep_share(channel_scores, share)
+
+
 def pruned_plan(plan: ChannelPlan, kept: PerChannel) -> ChannelPlan:
     """The plan that is left. Raises SodlibError naming a layer that would lose all its channels."""
     for block, masks in zip(plan.block_plans(), kept.blocks, strict=True):

@@ -24,7 +24,7 @@ from .errors import SodlibError
 from .features import channel_deviation, gamma_vectors
 from .images import to_input
 from .metrics import evaluate_all
-from .pruning import keep_above, keep_share, prune, recalibrate, scores
+from .pruning import keep, prune, recalibrate, scores
 from .records import Record
 from .training import Progress, Recipe, read_pairs, seed_everything, train, training_batches, validate
 
@@ -162,23 +162,13 @@ def obtain(
     others: Sequence[Path] = (),
     progress: Progress = print,
 ) -> Record:
-    """The record of a run: found in `place` or `others`, else made now and written to `place`."""
-    found = records.find(run.key(preset), place, *others)
-    return found or make(run, preset, place, root, others, progress)
+    """The record of a run: found in `place` or `others`, else made now and written, with weights, to `place`.
 
-
-def make(
-    run: Run,
-    preset: str,
-    place: Path,
-    root: Path | None = None,
-    others: Sequence[Path] = (),
-    progress: Progress = print,
-) -> Record:
-    """Train, or prune what was trained, score on the preset's test sets, and write the record with its weights.
-
-    Raises SodlibError where the data is missing; then nothing is written.
+    Making it is to train, or to prune what was trained, and to score on the preset's test sets. Raises SodlibError
+    where the data is missing; then nothing is written.
     """
+    if found := records.find(run.key(preset), place, *others):
+        return found
     settings = preset_named(preset)
     sets = {name: settings.load(name, root) for name in (settings.train, settings.validation, *settings.tests)}
     started, circumstances = time.perf_counter(), records.circumstances()
@@ -244,13 +234,7 @@ def _prune(
     run: Run, model: CSNet, settings: Preset, sets: dict[str, SaliencySet], progress: Progress
 ) -> tuple[CSNet, list[dict[str, Any]]]:
     pruning = run.pruning
-    channel_scores = scores(model, pruning.criterion)
-    kept = (
-        keep_above(channel_scores, pruning.threshold)
-        if pruning.share is None
-        else keep_share(channel_scores, pruning.share)
-    )
-    model = prune(model, kept).to(_device())
+    model = prune(model, keep(scores(model, pruning.criterion), pruning.threshold, pruning.share)).to(_device())
     pairs, validation = read_pairs(sets[settings.train]), read_pairs(sets[settings.validation])
     if pruning.afterwards == "recalibrated":
         stream = training_batches(pairs, settings.size, settings.batch, np.random.default_rng(run.seed))

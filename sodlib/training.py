@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -129,46 +130,43 @@ def train(
     optimizer = torch.optim.Adam(
         parameter_groups(model, recipe.decay, recipe.decay_weight), lr=recipe.learning_rate, betas=BETAS
     )
-    dynamic = None
-    if recipe.decay != "standard":
-        dynamic = DynamicWeightDecay(model, recipe.decay, recipe.dynamic_weight)
     steps, step, history = steps_per_epoch * recipe.epochs, 0, []
-    for epoch in range(1, recipe.epochs + 1):
-        started, losses = time.perf_counter(), []
-        model.train()
-        for images, targets in islice(stream, steps_per_epoch):
-            rate = learning_rate_at(step, steps, recipe.learning_rate)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            images = images.to(device).contiguous(memory_format=torch.channels_last)
-            loss = F.binary_cross_entropy_with_logits(model(images), targets.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if dynamic and recipe.decay == "dynamic":
-                dynamic.add_gradients()
-            optimizer.step()
-            if dynamic and recipe.decay == "dynamic-written":
-                dynamic.shrink(rate)
-            losses.append(loss.detach())
-            step += 1
-        mean_loss = float(torch.stack(losses).mean())
-        if not math.isfinite(mean_loss):
-            raise SodlibError(f"the loss is not a number in epoch {epoch}; lower the learning rate {rate:g}")
-        seconds = time.perf_counter() - started
-        entry = {
-            "epoch": epoch,
-            "steps": step,
-            "loss": mean_loss,
-            "learning_rate": rate,
-            **{f"validation_{name}": value for name, value in validate(model, validation, recipe.size).items()},
-            **gamma_counts(model),
-            "images_per_second": steps_per_epoch * recipe.batch / seconds,
-            "seconds": seconds,
-        }
-        history.append(entry)
-        progress(entry)
-    if dynamic:
-        dynamic.close()
+    standard = recipe.decay == "standard"
+    with nullcontext() if standard else DynamicWeightDecay(model, recipe.decay, recipe.dynamic_weight) as dynamic:
+        for epoch in range(1, recipe.epochs + 1):
+            started, losses = time.perf_counter(), []
+            model.train()
+            for images, targets in islice(stream, steps_per_epoch):
+                rate = learning_rate_at(step, steps, recipe.learning_rate)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                images = images.to(device).contiguous(memory_format=torch.channels_last)
+                loss = F.binary_cross_entropy_with_logits(model(images), targets.to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                if recipe.decay == "dynamic":
+                    dynamic.add_gradients()
+                optimizer.step()
+                if recipe.decay == "dynamic-written":
+                    dynamic.shrink(rate)
+                losses.append(loss.detach())
+                step += 1
+            mean_loss = float(torch.stack(losses).mean())
+            if not math.isfinite(mean_loss):
+                raise SodlibError(f"the loss is not a number in epoch {epoch}; lower the learning rate {rate:g}")
+            seconds = time.perf_counter() - started
+            entry = {
+                "epoch": epoch,
+                "steps": step,
+                "loss": mean_loss,
+                "learning_rate": rate,
+                **{f"validation_{name}": value for name, value in validate(model, validation, recipe.size).items()},
+                **gamma_counts(model),
+                "images_per_second": steps_per_epoch * recipe.batch / seconds,
+                "seconds": seconds,
+            }
+            history.append(entry)
+            progress(entry)
     model.eval()
     return history
 

@@ -72,6 +72,13 @@ def test_a_loss_that_is_no_number_stops_the_training(pairs):
         trained(pairs, learning_rate=1e30)
 
 
+def test_a_failed_training_leaves_no_hook_behind(pairs):
+    model = sodlib.csnet()
+    with pytest.raises(sodlib.SodlibError, match="not a number"):
+        train(model, pairs, pairs[:3], Recipe(epochs=1, size=32, batch=4, learning_rate=1e30))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     preset = replace(PRESETS["smoke"], epochs=1, steps_per_epoch=1, batch=2, images=18, size=32, after_steps=2)
@@ -154,6 +161,16 @@ def test_damaged_records_are_named(tmp_path):
     (tmp_path / "key" / "record.json").write_text("{")
     with pytest.raises(sodlib.SodlibError, match=r"key.record\.json"):
         _ = records.find("key", tmp_path).data
+
+
+def test_a_page_without_records_leaves_the_evidence_alone(monkeypatch):
+    monkeypatch.setattr(study, "best_preset", lambda runs: None)
+    monkeypatch.setattr(study, "obtain", lambda run, preset, place, *_: (preset, place))
+    page = Page()
+    made = page.records({"any": Run()})
+    assert made == {"any": ("smoke", records.REPOSITORY / "build" / "smoke" / "results")}
+    assert page.figures == records.REPOSITORY / "build" / "smoke" / "figures"
+    assert page.tables == records.REPOSITORY / "build" / "smoke" / "tables"
 
 
 def test_pages_write_beside_the_evidence(tmp_path):

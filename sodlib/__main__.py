@@ -6,18 +6,33 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 from PIL import Image
 from tqdm import tqdm
 
-from . import archives, checkpoints, cost, inspection, metrics, prediction, pruning, records, study
+from . import (
+    archives,
+    checkpoints,
+    cost,
+    inspection,
+    metrics,
+    prediction,
+    pruning,
+    records,
+    runs,
+    study,
+    study_commands,
+)
 from . import data as sets
 from .decay import DECAYS
 from .errors import SodlibError
 from .layouts import IMAGE_SUFFIXES
+from .pixels import Stream, open_pixels
+from .progress import observer
+from .study_commands import Preset, PresetName, Results, Root, show
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,20 +40,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A reproduction study of CSNet, the salient object detector with 100K parameters.",
 )
-study_app = typer.Typer(no_args_is_help=True, help="The declared runs of all tables and figures.")
 data_app = typer.Typer(no_args_is_help=True, help="Benchmark sets: download and check them.")
-app.add_typer(study_app, name="study")
+app.add_typer(study_commands.app, name="study")
 app.add_typer(data_app, name="data")
 
-PresetName = StrEnum("PresetName", {name: name for name in study.PRESETS})
 DecayName = StrEnum("DecayName", {name: name for name in DECAYS})
 CriterionName = StrEnum("CriterionName", {name: name for name in pruning.CRITERIA})
 ProtocolName = StrEnum("ProtocolName", {name: name for name in metrics.PROTOCOLS})
 
-# Not bound to SODLIB_DATA by typer: `sodlib.data` reads the variable, and `reproduce` must tell the two apart.
-Root = Annotated[Path | None, typer.Option("--data", help="Folder that holds the benchmark sets [SODLIB_DATA].")]
-Preset = Annotated[PresetName, typer.Option(help="How much computing the run gets.")]
-Results = Annotated[Path, typer.Option(help="Folder of the records.")]
 Model = Annotated[str, typer.Argument(help="A .safetensors file, or the name of a network that ships.")]
 
 
@@ -78,7 +87,7 @@ def train(
 ) -> None:
     """Train a network and write its record; a run that is already recorded is shown."""
     run = study.Run(network=network, width=width, split=split, stages=stages, decay=decay.value, seed=seed)
-    _show(study.obtain(run, preset.value, results, data, progress=_report))
+    show(runs.obtain(run, preset.value, runs.Surroundings(results, data, observer=observer())))
 
 
 @app.command()
@@ -88,19 +97,18 @@ def prune(
     criterion: Annotated[CriterionName, typer.Option(help="What a channel's worth is.")] = CriterionName.gamma,
     threshold: Annotated[float | None, typer.Option(help="Keep channels that reach this score.")] = None,
     share: Annotated[float | None, typer.Option(help="Keep this share of every layer's channels.")] = None,
+    parameters: Annotated[int | None, typer.Option(help="Come to this many parameters.")] = None,
     images: Annotated[str, typer.Option(help="Set whose images recalibrate batch norm.")] = "cutouts/train",
     batches: Annotated[int, typer.Option(min=1, help="Batches of 8 for the recalibration.")] = 50,
     data: Root = None,
 ) -> None:
     """Prune a trained network, then estimate its batch norm statistics anew."""
-    from itertools import islice
-
-    from .training import read_pairs, training_batches
-
     network = checkpoints.load(model)
-    smaller = pruning.prune(network, pruning.keep(pruning.scores(network, criterion.value), threshold, share))
-    stream = training_batches(read_pairs(sets.find_set(images, data)), network.input_size, 8, np.random.default_rng(0))
-    pruning.recalibrate(smaller, tqdm((x for x, _ in islice(stream, batches)), "recalibrating", batches, disable=None))
+    kept = pruning.keep(network, criterion.value, threshold=threshold, share=share, parameters=parameters)
+    smaller = pruning.prune(network, kept)
+    stream = Stream(open_pixels(sets.find_set(images, data)), network.input_size, 8, seed=0)
+    inputs = (x for x, _ in stream.batches(batches))
+    pruning.recalibrate(smaller, tqdm(inputs, "recalibrating", batches, disable=None))
     checkpoints.save(smaller, output)
     before, after = cost.count_parameters(network), cost.count_parameters(smaller)
     typer.echo(f"{output}: {after:,} of {before:,} parameters")
@@ -157,35 +165,6 @@ def predict(
     typer.echo(f"{targets[0]}" if len(targets) == 1 else f"{len(targets)} maps in {targets[0].parent}")
 
 
-@study_app.command("list")
-def study_list(
-    preset: Preset = PresetName.lite,
-    results: Results = records.RESULTS,
-) -> None:
-    """The declared runs: whether each is recorded, and what it feeds."""
-    done = 0
-    for declared in study.STUDY:
-        key = declared.run.key(preset.value)
-        found = records.find(key, results) is not None
-        done += found
-        typer.echo(f"{'done   ' if found else 'missing'}  {key}  ({', '.join(declared.feeds)})")
-    typer.echo(f"{done} of {len(study.STUDY)} runs are recorded at {preset.value}")
-
-
-@study_app.command("run")
-def study_run(preset: Preset = PresetName.lite, data: Root = None, results: Results = records.RESULTS) -> None:
-    """Make the declared runs that have no record yet, in order."""
-    failures = []
-    for declared in study.STUDY:
-        try:
-            _show(study.obtain(declared.run, preset.value, results, data, progress=_report))
-        except SodlibError as error:
-            failures.append(f"{declared.run.key(preset.value)}: {error}")
-            typer.echo(failures[-1], err=True)
-    if failures:
-        raise SodlibError(f"{len(failures)} of {len(study.STUDY)} runs failed")
-
-
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(sets.BENCHMARKS)}.")], data: Root = None
@@ -208,19 +187,6 @@ def data_check(
         typer.echo("\n" + result.problems.to_string(index=False))
     if not result.usable:
         raise SodlibError("some sets are not usable as they are; see the table")
-
-
-def _report(entry: dict[str, Any]) -> None:
-    """One line an epoch."""
-    head = f"epoch {entry['epoch']}  loss {entry['loss']:.4f}  " if "epoch" in entry else ""
-    typer.echo(f"{head}validation max F {entry['validation_max_f']:.4f}  MAE {entry['validation_mae']:.4f}")
-
-
-def _show(record: records.Record) -> None:
-    typer.echo(f"{record.key}: {record.data['parameters']:,} parameters")
-    for name, by_protocol in record.data["scores"].items():
-        result = by_protocol["released"]
-        typer.echo(f"  {name} ({result['images']} images): max F {result['max_f']:.4f}, MAE {result['mae']:.4f}")
 
 
 def _write_map(saliency_map: np.ndarray, target: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .channels import DILATIONS, BlockPlan, ChannelPlan, FusionPlan, Split, plan_channels
 from .errors import SodlibError
-from .octconv import DepthwiseUnit, MultiScale, OctaveUnit, ScaledConv2d
+from .octconv import DepthwiseUnit, MultiScale, OctaveUnit, ScaledConv2d, norm_activation
 
 #: The coarsest scale inside the network has 1/16 of the input's side.
 SIZE_MULTIPLE = 16
@@ -42,6 +42,8 @@ class DilatedConvs(nn.Module):
     """Parallel dense 3x3 convolutions with dilations 1, 2, 4, 8 and 16 on one scale, concatenated; then batch
     norm and PReLU. Each sees all input channels; a dilation without outputs is left out. (Paper, Table 1.)"""
 
+    norm_activation = staticmethod(norm_activation)
+
     def __init__(self, inputs: int, outputs: Split) -> None:
         super().__init__()
         self.msconv = nn.ModuleDict(
@@ -55,7 +57,8 @@ class DilatedConvs(nn.Module):
         self.prelu = nn.PReLU(sum(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.prelu(self.bn(torch.cat([conv(x) for conv in self.msconv.values()], 1)))
+        x = torch.cat([conv(x) for conv in self.msconv.values()], 1)
+        return self.norm_activation(x, self.bn, self.prelu)
 
 
 class MultiDilation(nn.Module):

@@ -93,22 +93,27 @@ class DynamicWeightDecay:
         pooled = self._pooled[name]
         return (pooled.abs() if self.form == "dynamic" else pooled).mean(0)
 
+    def metrics(self) -> list[Tensor]:
+        """M(x) of every gamma, in the order of `gammas`."""
+        return [self.metric(name) for name in self.gammas]
+
     def penalty(self) -> Tensor:
         """R, the sum of M(x) * gamma^2 / 2: "dynamic" adds lambda_d * R to the loss. Detached."""
         terms = [(self.metric(name) * gamma.detach() ** 2).sum() for name, gamma in self.gammas.items()]
         return torch.stack(terms).sum() / 2
 
     @torch.no_grad()
-    def add_gradients(self) -> None:
-        """Add the gradient of lambda_d * R to every gamma's."""
-        metrics = [self.metric(name) for name in self.gammas]
+    def add_gradients(self, metrics: list[Tensor] | None = None) -> None:
+        """Add the gradient of lambda_d * R to every gamma's; `metrics` by default those of the latest batch."""
+        metrics = self.metrics() if metrics is None else metrics
         terms = torch._foreach_mul(torch._foreach_mul(metrics, list(self.gammas.values())), self.weight)
         torch._foreach_add_([gamma.grad for gamma in self.gammas.values()], terms)
 
     @torch.no_grad()
-    def shrink(self, learning_rate: float) -> None:
-        """Take learning rate * lambda_d * M(x) * gamma off every gamma."""
-        factors = [1 - learning_rate * self.weight * self.metric(name) for name in self.gammas]
+    def shrink(self, learning_rate: float | Tensor, metrics: list[Tensor] | None = None) -> None:
+        """Take learning rate * lambda_d * M(x) * gamma off every gamma; `metrics` as in `add_gradients`."""
+        metrics = self.metrics() if metrics is None else metrics
+        factors = [1 - learning_rate * self.weight * metric for metric in metrics]
         torch._foreach_mul_(list(self.gammas.values()), factors)
 
     def _watch(self, unit_name: str) -> Any:
@@ -116,6 +121,9 @@ class DynamicWeightDecay:
             if module.training:
                 for scale, x in enumerate(scales):
                     if x is not None:
-                        self._pooled[f"{unit_name}.bns.{scale}.weight"] = x.detach().mean((2, 3))
+                        # A fused norm_activation has left the mean with the features.
+                        pooled = getattr(x, "pooled", None)
+                        pooled = x.detach().mean((2, 3)) if pooled is None else pooled
+                        self._pooled[f"{unit_name}.bns.{scale}.weight"] = pooled
 
         return hook

@@ -1,4 +1,4 @@
-"""Pixels in and out of the network: resizing, normalisation, the published augmentation."""
+"""Pixels in and out of the network: resizing and normalisation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from torch import Tensor
 
 MEAN = (0.485, 0.456, 0.406)
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
-
-#: The crop removes 0 to 14 rows at the top and 1 to 15 at the bottom, and columns likewise.
-CROP_RANGE = 15
-#: Below this side a crop would leave too little of the image.
-SMALLEST_CROPPED_SIDE = 4 * CROP_RANGE
 
 
 @lru_cache(maxsize=1024)
@@ -45,9 +40,15 @@ def resize(pixels: Tensor, height: int, width: int) -> Tensor:
 
 def normalise(images: Tensor) -> Tensor:
     """RGB in 0..1, `[..., 3, H, W]`, less the ImageNet mean and over its standard deviation."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-    deviation = torch.tensor(STANDARD_DEVIATION, device=images.device).view(3, 1, 1)
+    mean, deviation = _statistics(images.device)
     return (images - mean) / deviation
+
+
+@lru_cache
+@torch.inference_mode(False)
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kept on the device: a copy from the host at every batch would make it wait."""
+    return tuple(torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STANDARD_DEVIATION))
 
 
 def to_input(image: np.ndarray, size: int) -> Tensor:
@@ -61,20 +62,3 @@ def to_target(mask: np.ndarray, size: int) -> Tensor:
     as published."""
     pixels = torch.from_numpy(np.ascontiguousarray(mask)).float() / 255
     return resize(pixels[None], size, size)
-
-
-def augment(image: np.ndarray, mask: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The released augmentation: a random crop of up to 15 pixels at each side, then with probability 1/4 each
-    a left-right or an up-down flip. (The paper mentions the flip alone.)
-
-    Images with a side below 60 pixels are not cropped along it.
-    """
-    window = []
-    for side in image.shape[:2]:
-        start, end = int(random.integers(CROP_RANGE)), int(random.integers(CROP_RANGE)) + 1
-        window.append(slice(start, side - end) if side >= SMALLEST_CROPPED_SIDE else slice(None))
-    image, mask = image[tuple(window)], mask[tuple(window)]
-    flip = random.integers(4)
-    if flip < 2:
-        image, mask = np.flip(image, axis=flip), np.flip(mask, axis=flip)
-    return image, mask

@@ -112,19 +112,25 @@ def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 def bootstrap(result: Mapping[str, Any], resamples: int = 10_000, seed: int = 0) -> dict[str, np.ndarray]:
     """Max F and MAE of `resamples` draws of the test images with replacement, `[resamples]` each.
 
-    `result` comes from `evaluate`. The same seed draws the same images, so that the difference of two results
+    `result` comes from `evaluate` or `curves.unpack`. The same seed draws the same images, so that the difference of two results
     on one set, draw by draw, is a paired bootstrap.
     """
-    per_image = result["per_image"]
-    count = len(per_image["mae"])
-    # Draw k of n images with replacement: how often each image comes, as weights that sum to 1.
-    weights = np.random.default_rng(seed).multinomial(count, [1 / count] * count, resamples).astype(np.float32) / count
+    return _drawn(result, resample(len(result["per_image"]["mae"]), resamples, seed))
+
+
+def resample(images: int, resamples: int, seed: int = 0) -> np.ndarray:
+    """Draws of all images with replacement: how often each image comes, as float32 weights `[resamples, images]`
+    that sum to 1."""
+    random = np.random.default_rng(seed)
+    return random.multinomial(images, [1 / images] * images, resamples).astype(np.float32) / images
+
+
+def f_of_draws(result: Mapping[str, Any], weights: np.ndarray) -> np.ndarray:
+    """F over the thresholds in every draw, `[resamples, T]`, by the protocol of the result."""
+    precision, recall = (result["per_image"][name] for name in ("precision", "recall"))
     if result["protocol"] == "released":
-        averages = (weights @ per_image[name].astype(np.float32) for name in ("precision", "recall"))
-        curves = f_measure(*averages)
-    else:
-        curves = weights @ f_measure(per_image["precision"], per_image["recall"]).astype(np.float32)
-    return {"max_f": curves.max(1), "mae": weights @ per_image["mae"].astype(np.float32)}
+        return f_measure(weights @ precision.astype(np.float32), weights @ recall.astype(np.float32))
+    return weights @ f_measure(precision, recall).astype(np.float32)
 
 
 def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -133,12 +139,40 @@ def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def paired(
+    first: Mapping[str, Any], second: Mapping[str, Any], resamples: int = 10_000, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """How two results on the same images differ: "max_f" and "mae", each as the difference first - second and the
+    ends of its 95 % interval.
+
+    Both come from `evaluate` or `curves.unpack`. Each draw takes the same images for both, so that images which
+    are hard for both cancel: a smaller difference shows than by comparing two intervals. Raises SodlibError where
+    the number of images or the protocol differs.
+    """
+    described = [f"{len(result['per_image']['mae'])} images by {result['protocol']}" for result in (first, second)]
+    if described[0] != described[1]:
+        raise SodlibError(f"{' and '.join(described)} cannot be paired; compare scores of one set by one protocol")
+    count = len(first["per_image"]["mae"])
+
+    def difference(weights: np.ndarray) -> dict[str, np.ndarray]:
+        one, other = (_drawn(result, weights) for result in (first, second))
+        return {name: one[name] - other[name] for name in one}
+
+    all_once, drawn = (difference(x) for x in (np.full((1, count), 1 / count), resample(count, resamples, seed)))
+    return {name: (float(all_once[name][0]), *interval(drawn[name])) for name in drawn}
+
+
 def comparison(first: tuple[float, float], second: tuple[float, float]) -> str:
     """ "lower", "higher" or "not told apart": how the first of two intervals lies to the second. Intervals that
     overlap may still hide a difference that a paired test would show; none that it denies is claimed."""
     if first[1] < second[0]:
         return "lower"
     return "higher" if first[0] > second[1] else "not told apart"
+
+
+def _drawn(result: Mapping[str, Any], weights: np.ndarray) -> dict[str, np.ndarray]:
+    mae = result["per_image"]["mae"].astype(np.float32)
+    return {"max_f": f_of_draws(result, weights).max(1), "mae": weights @ mae}
 
 
 def _summary(scores: list[tuple[np.ndarray, np.ndarray, float]], protocol: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from traitlets import default
 
 from sodlib.errors import SodlibError
+from sodlib.progress import duration
 
 # How long the output of a cell may still arrive once the cell has ended, in seconds.
 _OUTPUT_TIMEOUT = 300
@@ -318,9 +319,3 @@ def nearest(name: str, known: Sequence[str]) -> str:
     matches = get_close_matches(name, known, n=1)
     guess = f", did you mean {matches[0]!r}" if matches else ""
     return f"{name!r}{guess} (there is {', '.join(known) or 'none'})"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them: "4.2 s", "3 min 12 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

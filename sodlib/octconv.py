@@ -109,11 +109,18 @@ def octave_convolution(inputs: Split, outputs: Split, kernel_size: int, stride: 
     return (SingleScaleConv if single else GOctConv)(inputs, outputs, kernel_size, stride)
 
 
+def norm_activation(x: Tensor, norm: nn.BatchNorm2d, activation: nn.PReLU) -> Tensor:
+    """Batch norm, then PReLU with one slope a channel: what follows every convolution."""
+    return activation(norm(x))
+
+
 class NormActivation(nn.Module):
-    """Batch norm, then PReLU with one slope a channel: what follows every convolution, per scale."""
+    """`norm_activation` with layers of its own for every scale."""
 
     bns: nn.ModuleDict
     prelus: nn.ModuleDict
+    #: A training may put a fused version on the module.
+    norm_activation = staticmethod(norm_activation)
 
     def __init__(self, channels: Split) -> None:
         super().__init__()
@@ -123,7 +130,10 @@ class NormActivation(nn.Module):
 
     def activate(self, scales: MultiScale) -> MultiScale:
         """Normalise and activate every scale that is present."""
-        return [None if x is None else self.prelus[str(j)](self.bns[str(j)](x)) for j, x in enumerate(scales)]
+        return [
+            None if x is None else self.norm_activation(x, self.bns[str(j)], self.prelus[str(j)])
+            for j, x in enumerate(scales)
+        ]
 
 
 class OctaveUnit(NormActivation):

@@ -13,9 +13,11 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from . import plots, study
+from . import plots, runs, study
 from .data import data_root, find_set, read_image, read_pair
 from .errors import SodlibError
+from .presets import preset_named
+from .progress import observer
 from .records import REPOSITORY, RESULTS, Record
 from .study import Run
 
@@ -28,12 +30,15 @@ class Page:
     `preset`: "" shows the committed records, else the preset whose records are shown or made. `data`: the root
     of the benchmark sets; "" leaves them out, so that only the embedded photographs are shown. `output`: the
     folder for figures, tables and new records; "" is the repository itself. `fresh`: make every run anew.
+    `live`: draw loss and validation while a run is made.
     """
 
-    def __init__(self, preset: str = "", data: str = "", output: str = "", fresh: bool = False) -> None:
+    def __init__(
+        self, preset: str = "", data: str = "", output: str = "", fresh: bool = False, live: bool = False
+    ) -> None:
         if preset:
-            study.preset_named(preset)
-        self.preset, self.fresh = preset, fresh
+            preset_named(preset)
+        self.preset, self.fresh, self.live = preset, fresh, live
         self.data = data_root(data) if data else None
         if (preset or data or fresh) and not output:
             output = str(REPOSITORY / "build" / (preset or ("smoke" if fresh else "evidence")))
@@ -44,21 +49,20 @@ class Page:
         self.output, self.figures = output, output / "figures"
         self.tables = output / ("results/tables" if output == REPOSITORY else "tables")
 
-    def records(self, runs: Mapping[str, Run]) -> dict[str, Record]:
+    def records(self, wanted: Mapping[str, Run]) -> dict[str, Record]:
         """The records of the named runs, all at one preset: the best that has them all, unless the page was told
         which. What is missing is made now: at the preset asked for, else at smoke on the embedded photographs; a
         page that would write to the repository then writes below build/smoke, so that evidence stays.
         """
-        preset = self.preset or (None if self.fresh else study.best_preset(list(runs.values())))
+        preset = self.preset or (None if self.fresh else study.best_preset(list(wanted.values())))
         committed = () if self.fresh else (RESULTS,)
         if preset is None:
             preset = "smoke"
             if self.output == REPOSITORY:
                 self._write_below(REPOSITORY / "build" / "smoke")
         place = self.output / "results"
-        return {
-            name: study.obtain(run, preset, place, self.data, committed, _print_epoch) for name, run in runs.items()
-        }
+        where = runs.Surroundings(place, self.data, committed, observer(self.live))
+        return {name: runs.obtain(run, preset, where) for name, run in wanted.items()}
 
     def figure(self, figure: Figure, name: str) -> None:
         """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files."""
@@ -119,8 +123,3 @@ def provenance(records: Mapping[str, Record]) -> str:
         f"learning rate {preset['learning_rate']:g}; seed {', '.join(map(str, seeds))}, one run a row; tested on "
         f"{tests}. Hardware: {first['hardware']}."
     )
-
-
-def _print_epoch(entry: Mapping[str, float]) -> None:
-    shown = {name: entry[name] for name in ("epoch", "loss", "validation_max_f", "validation_mae") if name in entry}
-    print(", ".join(f"{name} {value:.4g}" for name, value in shown.items()))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .channels import ChannelPlan, FusionPlan
+from .cost import count_parameters
 from .csnet import CSNet, DilatedConvs
 from .errors import SodlibError
 from .octconv import DepthwiseUnit, OctaveUnit
@@ -108,11 +109,32 @@ def keep_share(channel_scores: PerChannel, share: float) -> PerChannel:
     return channel_scores.map(best)
 
 
-def keep(channel_scores: PerChannel, threshold: float | None = None, share: float | None = None) -> PerChannel:
-    """`keep_above` a threshold or `keep_share`, whichever is given. Raises SodlibError where not just one is."""
-    if (threshold is None) == (share is None):
-        raise SodlibError("give either a threshold or a share of the channels to keep")
-    return keep_above(channel_scores, threshold) if share is None else keep_share(channel_scores, share)
+def keep(
+    model: CSNet,
+    criterion: str = "gamma",
+    *,
+    threshold: float | None = None,
+    share: float | None = None,
+    parameters: int | None = None,
+) -> PerChannel:
+    """What to keep by a criterion: channels that reach a threshold, a share of every layer, or the share that brings
+    the network nearest to a number of parameters (the matched sizes of Table 9, the ratios of Table 10). Raises
+    SodlibError where not just one of the three is given."""
+    if sum(choice is not None for choice in (threshold, share, parameters)) != 1:
+        raise SodlibError("give one of: a threshold, a share of the channels to keep, a number of parameters")
+    channel_scores = scores(model, criterion)
+    if threshold is not None:
+        return keep_above(channel_scores, threshold)
+    if share is not None:
+        return keep_share(channel_scores, share)
+    low, high, sizes = 0.0, 1.0, {}
+    for _ in range(12):
+        middle = (low + high) / 2
+        kept = keep_share(channel_scores, middle)
+        size = count_parameters(CSNet(pruned_plan(model.plan, kept)))
+        sizes[abs(size - parameters)] = kept
+        low, high = (middle, high) if size < parameters else (low, middle)
+    return sizes[min(sizes)]
 
 
 def pruned_plan(plan: ChannelPlan, kept: PerChannel) -> ChannelPlan:
@@ -165,13 +187,14 @@ def prune(model: CSNet, kept: PerChannel) -> CSNet:
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def recalibrate(model: nn.Module, batches: Iterable[Tensor], reset: bool = True) -> None:
     """Estimate the batch norms' running statistics anew from network inputs `[B, 3, H, W]`; no weight moves.
 
     This is all that the released "fine-tuning" does: forward passes in training mode, momentum 0.1. A few
-    hundred batches settle it. The network is left in evaluation mode.
+    hundred batches settle it. `reset=False` goes on with the statistics as they are. The network is left in
+    evaluation mode.
     """
-    for module in model.modules():
+    for module in model.modules() if reset else ():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
     device = next(model.parameters()).device

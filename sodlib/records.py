@@ -74,6 +74,11 @@ def find(key: str, *places: Path) -> Record | None:
     return None
 
 
+def every(place: Path) -> list[Record]:
+    """All records below a folder, by name."""
+    return [Record(path.parent) for path in sorted(place.glob("*/record.json"))]
+
+
 def write(
     place: Path,
     key: str,
@@ -119,7 +124,7 @@ def summarise(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
 def circumstances() -> dict[str, Any]:
     """Hardware, library versions and commit of this moment, for a record."""
     return {
-        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "hardware": hardware(),
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),
@@ -129,13 +134,23 @@ def circumstances() -> dict[str, Any]:
     }
 
 
+def hardware() -> str:
+    """The GPU's name, else the processor's and its number of cores."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{name}, {cores()} cores"
 
 
 def _commit() -> str | None:

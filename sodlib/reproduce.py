@@ -11,8 +11,10 @@ from pathlib import Path
 import sodlib
 from sodlib.data import data_root
 from sodlib.errors import SodlibError
-from sodlib.notebooks import FAILED_SUFFIX, duration, nearest, run_notebooks, say
-from sodlib.study import PRESETS, STUDY, best_preset
+from sodlib.notebooks import FAILED_SUFFIX, nearest, run_notebooks, say
+from sodlib.presets import PRESETS
+from sodlib.progress import duration
+from sodlib.study import SHOWN, best_preset
 
 
 def reproduce(
@@ -27,7 +29,7 @@ def reproduce(
     """Run the notebooks; returns the exit code, 0 only where all of them succeeded.
 
     With neither preset, data root nor `fresh` they run in place and refresh `notebooks/`, `figures/` and
-    `results/tables/` from the records. Otherwise, or where a declared run has no record, all goes under
+    `results/tables/` from the records. Otherwise, or where a run that they show has no record, all goes under
     `build/<preset>/`, so that committed evidence is never replaced by less: `fresh` without a preset means
     smoke, neither of them `build/evidence/`. `fresh` first removes the records of an earlier such batch.
     `only` picks notebooks by name or leading number ("03_pruning" or "03"); `cell_timeout` is in seconds.
@@ -44,9 +46,9 @@ def reproduce(
     python_path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"PYTHONPATH": os.pathsep.join(python_path), "PYTHONHASHSEED": "0"}
     unset = ["MPLBACKEND"]
-    recorded = best_preset([declared.run for declared in STUDY]) is not None
+    recorded = best_preset(SHOWN) is not None
     if not (preset or fresh or recorded):
-        echo("Some declared runs have no record: what is missing is made at smoke, all under build/.")
+        echo("Some of the runs shown have no record: what is missing is made at smoke, all under build/.")
     if preset or data or fresh or not recorded:
         preset = preset or ("smoke" if fresh else "")
         output = root / "build" / (preset or "evidence")

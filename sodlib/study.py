@@ -1,94 +1,48 @@
-"""The study: presets, the declared runs with what they feed, and how a run becomes a record."""
+"""The study: every run of every table and figure, declared once, with what it feeds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from . import records
-from .channels import plan_channels
-from .cost import count_macs, count_parameters
-from .csnet import CSNet
-from .data import SaliencySet, find_set
 from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT
 from .errors import SodlibError
-from .features import channel_deviation, gamma_vectors
-from .images import to_input
-from .metrics import evaluate_all
-from .pruning import keep, prune, recalibrate, scores
-from .records import Record
-from .training import Progress, Recipe, read_pairs, seed_everything, train, training_batches, validate
-
-#: Adam's steps times its rate in the published training: 1e-4 for 200 of 300 epochs of 439 steps, then a tenth, a
-#: hundredth. A shorter schedule raises the rate so that this product stays, and redundant gammas reach zero.
-PUBLISHED_STEPS, PUBLISHED_RATE = 300 * 439, 1e-4
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How much computing a run gets. `steps_per_epoch` caps an epoch; `after_steps` is the budget of
-    recalibration or fine-tuning after pruning, in batches."""
-
-    name: str
-    train: str
-    validation: str
-    tests: tuple[str, ...]
-    size: int
-    batch: int
-    epochs: int
-    learning_rate: float
-    after_steps: int
-    steps_per_epoch: int | None = None
-    images: int | None = None
-
-    def load(self, name: str, root: Path | None) -> SaliencySet:
-        """A set at this preset's size: only its first `images` where that is set."""
-        saliency_set = find_set(name, root)
-        count = len(saliency_set) if self.images is None else min(self.images, len(saliency_set))
-        return saliency_set.subset(range(count), saliency_set.name)
-
-
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        Preset("smoke", "cutouts/train", "cutouts/validation", ("cutouts/test",), 64, 4, 3, 9e-3, 6, 8, 32),
-        Preset("lite", "DUTS-TR/train-2000", "DUTS-TR/validation", ("ECSSD",), 112, 8, 3, 3e-3, 100),
-        Preset("fast", "DUTS-TR/train", "DUTS-TR/validation", ("ECSSD", "DUTS-TE"), 224, 24, 30, 1e-3, 439),
-        Preset("paper", "DUTS-TR/train", "DUTS-TR/validation", ("ECSSD", "DUTS-TE"), 224, 24, 300, 1e-4, 8780),
-    )
-}
-#: The presets whose records count as evidence, the best first.
-EVIDENCE = ("paper", "fast", "lite")
+from .presets import EVIDENCE, preset_named
 
 
 @dataclass(frozen=True)
 class Pruning:
     """How a trained network is pruned, and what follows: "recalibrated" (batch norm statistics only, as
-    released) or "finetuned" (as written). Give `threshold`, or the `share` of channels to keep."""
+    released) or "finetuned" (as written). Give the `threshold`, the `share` of every layer's channels to keep, or
+    the number of `parameters` to come to."""
 
     criterion: str = "gamma"
     threshold: float | None = None
     share: float | None = None
     afterwards: str = "recalibrated"
+    parameters: int | None = None
 
     @property
     def amount(self) -> str:
-        """The threshold or the share in words."""
-        return f"above {self.threshold:g}" if self.share is None else f"share {self.share:g}"
+        """The threshold, the share or the number of parameters in words."""
+        if self.threshold is not None:
+            return f"above {self.threshold:g}"
+        return f"share {self.share:g}" if self.share is not None else f"{self.parameters / 1000:g}K"
 
 
 @dataclass(frozen=True)
 class Run:
-    """The frozen description of a run; with a preset it decides every number of the record."""
+    """The frozen description of a run; with a preset it decides every number of the record.
+
+    `recipe`: "released" trains with crops and flips for the whole schedule, and what follows pruning comes on top;
+    "written" flips only, and pruning with what follows takes the schedule's last steps. (Paper, section 6.1.)
+    """
 
     network: str = "csnet"
     width: float = 1.0
@@ -99,14 +53,23 @@ class Run:
     dynamic_weight: float = DYNAMIC_WEIGHT
     seed: int = 0
     pruning: Pruning | None = None
+    recipe: str = "released"
 
     def description(self, preset: str) -> dict[str, Any]:
         return {"run": asdict(self), "preset": asdict(preset_named(preset))}
 
     def key(self, preset: str) -> str:
         """A folder name that a person can read, ending in a hash of the whole description."""
-        digest = hashlib.sha256(json.dumps(self.description(preset), sort_keys=True).encode()).hexdigest()[:6]
-        parts = [f"{self.network}-x{self.width:g}-{self.split.replace('/', '-')}", self.decay, preset, f"s{self.seed}"]
+        description = {"run": _chosen(self), "preset": _chosen(preset_named(preset))}
+        digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:6]
+        network = f"{self.network}-x{self.width:g}-{self.split.replace('/', '-')}"
+        if self.stages != Run.stages:
+            network += f"-stages-{self.stages}"
+        weights = [self.decay_weight != Run.decay_weight and f"{self.decay_weight:g}",
+                   self.dynamic_weight != Run.dynamic_weight and f"dynamic-{self.dynamic_weight:g}"]  # fmt: skip
+        decay = "-".join([self.decay, *filter(None, weights)])
+        written = ["as-written"] if self.recipe == "written" else []
+        parts = [network, decay, *written, preset, f"s{self.seed}"]
         if self.pruning:
             parts.append(f"{self.pruning.criterion}-{self.pruning.amount.replace(' ', '-')}-{self.pruning.afterwards}")
         return "_".join([*parts, digest])
@@ -116,34 +79,153 @@ class Run:
         """The same run before pruning."""
         return replace(self, pruning=None)
 
+    @staticmethod
+    def described(description: Mapping[str, Any]) -> Run:
+        """The run of a record's description. Raises SodlibError where this version does not know it."""
+        try:
+            pruning = description["pruning"] and Pruning(**description["pruning"])
+            return Run(**{**description, "pruning": pruning})
+        except (KeyError, TypeError) as error:
+            raise SodlibError(f"a record describes a run that this version does not know ({error})") from error
+
+
+def _chosen(description: Any) -> dict[str, Any]:
+    """The fields that differ from their default: a field that is added later leaves the older keys as they are."""
+    chosen = {}
+    for field in fields(description):
+        value = getattr(description, field.name)
+        if field.default is MISSING or value != field.default:
+            chosen[field.name] = _chosen(value) if isinstance(value, Pruning) else value
+    return chosen
+
 
 @dataclass(frozen=True)
 class Declared:
-    """A run of the study and the notebook items that wait for it."""
+    """A run of the study and the tables and figures that wait for it."""
 
     run: Run
     feeds: tuple[str, ...]
 
 
+SEEDS = (0, 1, 2)
+#: What the released step after training removes: gammas that the decay has driven to nothing.
+REDUNDANT = Pruning(threshold=1e-20)
+
 DECAYS_COMPARED = tuple(Run(decay=decay) for decay in ("standard", "dynamic", "dynamic-written"))
 #: Tried for both decays; the notebook chooses among them by the validation split. A schedule that leaves every gamma
 #: above the threshold makes that row the control: the same network, only recalibrated.
-PRUNINGS = (Pruning(threshold=1e-2), Pruning(share=0.8), Pruning(share=0.6), Pruning(share=0.4))
-PRUNED = tuple(replace(run, pruning=pruning) for run in DECAYS_COMPARED[:2] for pruning in PRUNINGS)
-FINETUNED = Run(pruning=Pruning(share=0.6, afterwards="finetuned"))
-
-STUDY: tuple[Declared, ...] = (
-    *(Declared(run, ("Figure 4", "Figure 5", "Figure 14")) for run in DECAYS_COMPARED),
-    *(Declared(run, ("Table 10", "Figure 10")) for run in PRUNED),
-    Declared(FINETUNED, ("Algorithm 1",)),
+PRUNED = tuple(
+    replace(run, pruning=pruning)
+    for run in DECAYS_COMPARED[:2]
+    for pruning in (Pruning(threshold=1e-2), Pruning(share=0.8), Pruning(share=0.6), Pruning(share=0.4))
 )
+FINETUNED = Run(pruning=Pruning(share=0.6, afterwards="finetuned"))
+#: What the notebooks show today.
+SHOWN = (*DECAYS_COMPARED, *PRUNED, FINETUNED)
+
+X2 = Run(width=2)
+THRESHOLDS = (1e-2, 8e-3, 6e-3, 5e-3, 3e-3, 1e-3, 1e-5, 1e-10, 1e-15, 1e-20)
+#: The sizes of Table 10's fixed ratios (38 % and 51 % of CSNet-x2's parameters) and of Table 9's rows.
+RATIO_SIZES, FILTER_SIZE = (300_000, 400_000), 227_000
+#: The weights lambda of Eq. 1 that Figure 13 goes through; 5e-3 is the paper's.
+DECAY_WEIGHTS = (1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)
 
 
-def preset_named(name: str) -> Preset:
-    """The preset of this name. Raises SodlibError for another."""
-    if name not in PRESETS:
-        raise SodlibError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+def _declare() -> Iterable[Declared]:
+    def each(runs: Iterable[Run], *feeds: str, seeds: Iterable[int] = SEEDS) -> Iterable[Declared]:
+        return (Declared(replace(run, seed=seed), feeds) for run in runs for seed in seeds)
+
+    def pruned(run: Run, *ways: Pruning) -> list[Run]:
+        return [replace(run, pruning=way) for way in ways]
+
+    # The first slice of pages 02 and 03.
+    yield from each(DECAYS_COMPARED, "Figure 4", "Figure 5", "Figure 14", seeds=[0])
+    yield from each(PRUNED, "Table 10", "Figure 10", seeds=[0])
+    yield from each([FINETUNED], "Algorithm 1", seeds=[0])
+
+    # What dynamic decay is: three forms, two widths, at matched sparsity.
+    decays = [replace(run, width=width) for run in DECAYS_COMPARED for width in (1.0, 2.0)]
+    yield from each(decays, "Figure 4", "Figure 5", "Figure 14")
+    yield from each((replace(run, pruning=REDUNDANT) for run in decays), "Figure 10")
+
+    # Table 5: the stages that the fusion takes, with learned channels.
+    fusions = [replace(X2, stages=stages) for stages in ("4", "3-4", "2-4", "1-4")]
+    yield from each((replace(run, pruning=REDUNDANT) for run in fusions), "Table 5")
+
+    # Table 6: split ratios with fixed channels, and two pruned networks.
+    splits = ("1/0", "3/1", "5/5", "1/3", "0/1")
+    yield from each((Run(network=network, split=split) for network in ("csnet", "extractor") for split in splits),
+                    "Table 6")  # fmt: skip
+    yield from each([Run(network="vanilla"), *pruned(Run(), REDUNDANT), *pruned(X2, REDUNDANT)], "Table 6")
+
+    # Table 7 and Figures 1 and 12: the networks of this paper.
+    yield from each([Run(), X2, *pruned(Run(), REDUNDANT), *pruned(X2, REDUNDANT)], "Table 7", "Figure 1", "Figure 12")
+
+    # Table 9: pruning by the filters' norm and by their geometric median, at one size.
+    filters = [Pruning(criterion, parameters=FILTER_SIZE) for criterion in ("l1", "geometric-median")]
+    yield from each((run for decay in ("standard", "dynamic") for run in pruned(replace(X2, decay=decay), *filters)),
+                    "Table 9")  # fmt: skip
+
+    # Table 10: thresholds, and fixed ratios of the parameters.
+    ways = [*(Pruning(threshold=threshold) for threshold in THRESHOLDS), *(Pruning(parameters=n) for n in RATIO_SIZES)]
+    yield from each(pruned(X2, *ways), "Table 10")
+
+    # Table 11: widths before and after pruning.
+    widths = [Run(width=width) for width in (1, 1.2, 1.5, 1.8, 2)]
+    yield from each([*widths, *(replace(run, pruning=REDUNDANT) for run in widths)], "Table 11")
+
+    # Figure 13: the decay's weight, standard and dynamic.
+    weights = [replace(X2, decay=decay, decay_weight=w) for decay in ("standard", "dynamic") for w in DECAY_WEIGHTS]
+    yield from each((replace(run, pruning=REDUNDANT) for run in weights), "Figure 13", seeds=[0])
+
+    # Algorithm 1: fine-tuning as written against the recalibration that was released; and the recipe as written.
+    finetuned = replace(REDUNDANT, afterwards="finetuned")
+    yield from each([*pruned(Run(), finetuned), *pruned(X2, finetuned)], "Algorithm 1")
+    written = Run(width=2, decay="dynamic-written", recipe="written", pruning=finetuned)
+    yield from each([written], "Algorithm 1", seeds=[0])
+
+
+def _merged(declared: Iterable[Declared]) -> tuple[Declared, ...]:
+    """One entry a run, with all that it feeds. A pruned run's parent feeds what the pruned one does."""
+    feeds: dict[Run, dict[str, None]] = {}
+    for entry in declared:
+        for run in (entry.run.parent, entry.run):
+            feeds.setdefault(run, {}).update(dict.fromkeys(entry.feeds))
+    return tuple(Declared(run, tuple(items)) for run, items in feeds.items())
+
+
+STUDY = _merged(_declare())
+#: The paper's tables and figures that trainings feed and no run is declared for yet.
+UNDECLARED = tuple(
+    item
+    for item in ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11",
+                 "Figure 4", "Figure 5", "Figure 8", "Figure 9", "Figure 10", "Figure 11", "Figure 13", "Figure 14")
+    if not any(item in declared.feeds for declared in STUDY)
+)  # fmt: skip
+
+
+def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUDY) -> tuple[Declared, ...]:
+    """The declared runs that one of these words names: an item ("table 6", "figure 14"), or part of a key. All of
+    them without words. Raises SodlibError for a word that names none."""
+    chosen: dict[Declared, None] = dict.fromkeys(() if only else declared)
+    for word in only:
+        plain = " ".join(word.lower().split())
+        is_item = re.fullmatch(r"(table|figure|algorithm) ?\d+", plain)
+        item = re.sub(r"(?<=[a-z]) ?(?=\d)", " ", plain)
+        named = [
+            entry
+            for entry in declared
+            if (item in map(str.lower, entry.feeds) if is_item else word in entry.run.key(preset))
+        ]
+        if not named:
+            items = ", ".join(sorted({item for entry in declared for item in entry.feeds}, key=_natural))
+            raise SodlibError(f"no declared run is named by {word!r}; give part of a key or one of: {items}")
+        chosen.update(dict.fromkeys(named))
+    return tuple(entry for entry in declared if entry in chosen)
+
+
+def _natural(item: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", item)]
 
 
 def best_preset(runs: Sequence[Run], place: Path = records.RESULTS) -> str | None:
@@ -154,99 +236,7 @@ def best_preset(runs: Sequence[Run], place: Path = records.RESULTS) -> str | Non
     return None
 
 
-def obtain(
-    run: Run,
-    preset: str,
-    place: Path,
-    root: Path | None = None,
-    others: Sequence[Path] = (),
-    progress: Progress = print,
-) -> Record:
-    """The record of a run: found in `place` or `others`, else made now and written, with weights, to `place`.
-
-    Making it is to train, or to prune what was trained, and to score on the preset's test sets. Raises SodlibError
-    where the data is missing; then nothing is written.
-    """
-    if found := records.find(run.key(preset), place, *others):
-        return found
-    settings = preset_named(preset)
-    sets = {name: settings.load(name, root) for name in (settings.train, settings.validation, *settings.tests)}
-    started, circumstances = time.perf_counter(), records.circumstances()
-    if run.pruning:
-        parent = obtain(run.parent, preset, place, root, others, progress)
-        model, history = _prune(run, parent.model(), settings, sets, progress)
-    else:
-        model, history = _train(run, settings, sets, progress)
-    test_scores = {name: evaluate_all(model, sets[name]) for name in settings.tests}
-    inputs = torch.stack(
-        [to_input(image, settings.size) for image, _ in read_pairs(sets[settings.validation].subset(range(16), ""))]
-    )
-    arrays: dict[str, np.ndarray] = {f"gamma/{name}": vector for name, vector in gamma_vectors(model).items()}
-    arrays["channel_deviation"] = channel_deviation(model, inputs).astype(np.float32)
-    for name, by_protocol in test_scores.items():
-        for protocol, result in by_protocol.items():
-            for curve, values in result["curve"].items():
-                arrays[f"curve/{name}/{protocol}/{curve}"] = values.astype(np.float32)
-    data = {
-        "key": run.key(preset),
-        **run.description(preset),
-        "history": history,
-        "scores": {name: records.summarise(by_protocol) for name, by_protocol in test_scores.items()},
-        "parameters": count_parameters(model),
-        "macs": count_macs(model),
-        "images": {name: len(saliency_set) for name, saliency_set in sets.items()},
-        "fingerprints": {name: saliency_set.fingerprint for name, saliency_set in sets.items()},
-        "seconds": time.perf_counter() - started,
-        **circumstances,
-    }
-    return records.write(place, run.key(preset), data, arrays, model)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _recipe(run: Run, settings: Preset) -> Recipe:
-    return Recipe(
-        epochs=settings.epochs,
-        size=settings.size,
-        batch=settings.batch,
-        learning_rate=settings.learning_rate,
-        steps_per_epoch=settings.steps_per_epoch,
-        decay=run.decay,
-        decay_weight=run.decay_weight,
-        dynamic_weight=run.dynamic_weight,
-        seed=run.seed,
-    )
-
-
-def _train(
-    run: Run, settings: Preset, sets: dict[str, SaliencySet], progress: Progress
-) -> tuple[CSNet, list[dict[str, Any]]]:
-    seed_everything(run.seed)
-    model = CSNet(plan_channels(run.network, run.width, run.split, run.stages), settings.size).to(_device())
-    pairs, validation = read_pairs(sets[settings.train]), read_pairs(sets[settings.validation])
-    history = train(model, pairs, validation, _recipe(run, settings), progress)
-    return model, history
-
-
-def _prune(
-    run: Run, model: CSNet, settings: Preset, sets: dict[str, SaliencySet], progress: Progress
-) -> tuple[CSNet, list[dict[str, Any]]]:
-    pruning = run.pruning
-    model = prune(model, keep(scores(model, pruning.criterion), pruning.threshold, pruning.share)).to(_device())
-    pairs, validation = read_pairs(sets[settings.train]), read_pairs(sets[settings.validation])
-    if pruning.afterwards == "recalibrated":
-        stream = training_batches(pairs, settings.size, settings.batch, np.random.default_rng(run.seed))
-        recalibrate(model, (images for images, _ in islice(stream, settings.after_steps)))
-        entry = {f"validation_{name}": value for name, value in validate(model, validation, settings.size).items()}
-        progress(entry)
-        return model, [entry]
-    # The forward passes of fine-tuning estimate the batch norm statistics as well.
-    recipe = replace(
-        _recipe(run, settings),
-        epochs=1,
-        steps_per_epoch=settings.after_steps,
-        learning_rate=settings.learning_rate / 10,
-    )
-    return model, train(model, pairs, validation, recipe, progress)
+def by_item(declared: Collection[Declared]) -> dict[str, list[Declared]]:
+    """The declared runs of every table and figure, in the order of their numbers."""
+    items = sorted({item for entry in declared for item in entry.feeds}, key=_natural)
+    return {item: [entry for entry in declared if item in entry.feeds] for item in items}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import distributed
 from .csnet import CSNet
-from .data import SaliencySet, read_pair
-from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT, DynamicWeightDecay, gammas, parameter_groups
+from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT, gammas
+from .engine import BETAS, Engine
 from .errors import SodlibError
-from .images import augment, to_input, to_target
-from .metrics import f_measure, score
-from .prediction import quantise
+from .metrics import LEVELS, SMOOTHING, f_measure
+from .pixels import Pixels, Stream
+from .progress import Observer, Silent
+from .unfinished import Checkpoint, Paused
 
-Pair = tuple[np.ndarray, np.ndarray]
-Progress = Callable[[dict[str, Any]], None]
-
-BETAS = (0.9, 0.99)
 #: The learning rate falls to a tenth after these shares of the steps: epochs 200 and 250 of 300.
 MILESTONES = (2 / 3, 5 / 6)
 
@@ -37,7 +34,8 @@ class Recipe:
 
     `size`: side of the square inputs; `batch` images a step; `steps_per_epoch`: batches between two validations,
     by default those that the training images fill; `decay`, one of `decay.DECAYS`, with the weight of the standard
-    and of the dynamic term.
+    and of the dynamic term; `augmentation`, one of `pixels.AUGMENTATIONS`; `first_step` and `last_step`: the part of
+    the schedule that is run, by default all.
     """
 
     epochs: int
@@ -48,43 +46,15 @@ class Recipe:
     decay: str = "dynamic"
     decay_weight: float = STANDARD_WEIGHT
     dynamic_weight: float = DYNAMIC_WEIGHT
+    augmentation: str = "released"
     seed: int = 0
+    first_step: int = 0
+    last_step: int | None = None
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch, which draws the initial weights. Crops, flips and order have a generator of their own."""
+    """Seed torch, which draws the initial weights. Crops, flips and order have generators of their own."""
     torch.manual_seed(seed)
-
-
-def read_pairs(saliency_set: SaliencySet) -> list[Pair]:
-    """All photographs and masks of a set, decoded, as uint8."""
-    return [read_pair(saliency_set, index) for index in range(len(saliency_set))]
-
-
-def batches(pairs: Sequence[Pair], size: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All pairs in order, as they are: inputs `[B, 3, size, size]` and targets `[B, 1, size, size]`."""
-    for start in range(0, len(pairs), batch):
-        yield _stack(pairs[start : start + batch], size)
-
-
-def training_batches(
-    pairs: Sequence[Pair], size: int, batch: int, random: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled and augmented batches without end; what does not fill a batch is dropped from each pass.
-
-    Raises SodlibError where there are fewer images than one batch.
-    """
-    if len(pairs) < batch:
-        raise SodlibError(f"{len(pairs)} training images do not fill a batch of {batch}; lower the batch size")
-    while True:
-        order = random.permutation(len(pairs))
-        for start in range(0, len(order) - batch + 1, batch):
-            yield _stack([augment(*pairs[index], random) for index in order[start : start + batch]], size)
-
-
-def _stack(pairs: Sequence[Pair], size: int) -> tuple[Tensor, Tensor]:
-    images = torch.stack([to_input(image, size) for image, _ in pairs])
-    return images, torch.stack([to_target(mask, size) for _, mask in pairs])
 
 
 def learning_rate_at(step: int, steps: int, base: float) -> float:
@@ -111,81 +81,158 @@ def redundant_scale(
 
 def train(
     model: CSNet,
-    pairs: Sequence[Pair],
-    validation: Sequence[Pair],
+    pixels: Pixels,
+    validation: Pixels,
     recipe: Recipe,
-    progress: Progress = lambda _: None,
+    observer: Observer | None = None,
+    *,
+    name: str = "training",
+    follow: Mapping[str, Pixels] | None = None,
+    checkpoint: Checkpoint | None = None,
+    deadline: float = math.inf,
 ) -> list[dict[str, Any]]:
-    """Train the network in place; return one entry an epoch: loss, learning rate, validation scores, and how
-    many gammas dynamic or standard decay has brought below some thresholds.
+    """Train the network in place; return one entry an epoch: loss, learning rate, validation scores, the MAE on each
+    set of `follow`, and how many gammas the decay has brought below some thresholds.
 
     Loss: binary cross-entropy with logits, mean over pixels and batch. Optimiser: Adam with coupled decay.
-    Validation: max F-measure and MAE at the input size, on squares. `progress` gets every entry as it is made.
-    Raises SodlibError where there are fewer images than one batch or the loss is no longer a number.
+    Validation: max F-measure and MAE at the input size, on squares. Where `checkpoint` holds a state, the training
+    goes on from it and ends with the same weights as without the stop; it writes one whenever one is due and at the
+    end. At `deadline` (of `time.monotonic`) it writes one and raises Paused. Raises SodlibError where there are fewer
+    images than one batch or the loss is no longer a number; the last checkpoint stays.
+
+    Of the processes that `distributed.join` has brought together, the first one calls this, the others `assist`.
     """
-    steps_per_epoch = recipe.steps_per_epoch or len(pairs) // recipe.batch
-    device = next(model.parameters()).device
-    model.to(memory_format=torch.channels_last)
-    stream = training_batches(pairs, recipe.size, recipe.batch, np.random.default_rng(recipe.seed))
-    optimizer = torch.optim.Adam(
-        parameter_groups(model, recipe.decay, recipe.decay_weight), lr=recipe.learning_rate, betas=BETAS
-    )
-    steps, step, history = steps_per_epoch * recipe.epochs, 0, []
-    standard = recipe.decay == "standard"
-    with nullcontext() if standard else DynamicWeightDecay(model, recipe.decay, recipe.dynamic_weight) as dynamic:
-        for epoch in range(1, recipe.epochs + 1):
-            started, losses = time.perf_counter(), []
-            model.train()
-            for images, targets in islice(stream, steps_per_epoch):
-                rate = learning_rate_at(step, steps, recipe.learning_rate)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                images = images.to(device).contiguous(memory_format=torch.channels_last)
-                loss = F.binary_cross_entropy_with_logits(model(images), targets.to(device))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                if recipe.decay == "dynamic":
-                    dynamic.add_gradients()
-                optimizer.step()
-                if recipe.decay == "dynamic-written":
-                    dynamic.shrink(rate)
-                losses.append(loss.detach())
-                step += 1
-            mean_loss = float(torch.stack(losses).mean())
-            if not math.isfinite(mean_loss):
-                raise SodlibError(f"the loss is not a number in epoch {epoch}; lower the learning rate {rate:g}")
-            seconds = time.perf_counter() - started
-            entry = {
-                "epoch": epoch,
-                "steps": step,
-                "loss": mean_loss,
-                "learning_rate": rate,
-                **{f"validation_{name}": value for name, value in validate(model, validation, recipe.size).items()},
-                **gamma_counts(model),
-                "images_per_second": steps_per_epoch * recipe.batch / seconds,
-                "seconds": seconds,
+    observer = observer or Silent()
+    stream = _share(pixels, recipe)
+    steps_per_epoch = recipe.steps_per_epoch or stream.per_pass
+    steps = steps_per_epoch * recipe.epochs
+    last = steps if recipe.last_step is None else recipe.last_step
+    step, history, losses, before = recipe.first_step, [], [], 0.0
+    state = checkpoint.read() if checkpoint else None
+    if state:
+        model.load_state_dict(state["model"])
+    if distributed.joined():
+        distributed.tell((copy.deepcopy(model).cpu(), recipe, state["optimizer"] if state else {}))
+    with _engine(model, recipe) as engine:
+        if state:
+            engine.restore(state["optimizer"])
+            torch.set_rng_state(state["random"])
+            step, history, before = state["step"], state["history"], state["seconds"]
+            losses = list(state["losses"].to(pixels.words.device))
+        started = time.monotonic()
+
+        def keep() -> None:
+            _require_finite(losses, step, recipe)
+            state = {
+                "model": model.state_dict(),
+                "optimizer": engine.state(),
+                "random": torch.get_rng_state(),
+                "step": step,
+                "history": history,
+                "losses": torch.stack(losses).cpu() if losses else torch.zeros(0),
+                "seconds": before + time.monotonic() - started,
             }
-            history.append(entry)
-            progress(entry)
+            checkpoint.write(state)
+
+        observer.start(name, last - recipe.first_step, step - recipe.first_step)
+        while step < last:
+            rate = learning_rate_at(step, steps, recipe.learning_rate)
+            distributed.tell((step, rate))
+            losses.append(engine.step(*stream.batch(step), rate))
+            step += 1
+            observer.step(step - recipe.first_step)
+            if step % steps_per_epoch == 0 or step == last:
+                _require_finite(losses, step, recipe)
+                seconds = before + time.monotonic() - started
+                scores = {
+                    f"validation_{name}": value for name, value in validate(model, validation, recipe.size).items()
+                }
+                for set_name, followed in (follow or {}).items():
+                    scores[f"{set_name}_mae"] = validate(model, followed, recipe.size)["mae"]
+                entry = {
+                    "epoch": -(-step // steps_per_epoch),
+                    "steps": step,
+                    "loss": float(torch.stack(losses).mean()),
+                    "learning_rate": rate,
+                    **scores,
+                    **gamma_counts(model),
+                    "images_per_second": len(losses) * recipe.batch / seconds,
+                    "seconds": seconds,
+                }
+                history.append(entry)
+                observer.epoch(entry)
+                losses, before, started = [], 0.0, time.monotonic()
+            if checkpoint and (step == last or checkpoint.due()):
+                keep()
+            elif time.monotonic() > deadline:
+                if checkpoint:
+                    keep()
+                distributed.tell(None)
+                raise Paused
+    distributed.tell(None)
     model.eval()
     return history
 
 
-def validate(model: CSNet, pairs: Sequence[Pair], size: int) -> dict[str, float]:
-    """Loss, max F-measure and MAE on the resized squares: quicker than the scores at full size, which are
-    taken once when the training is over."""
+def assist(model: CSNet, pixels: Pixels, recipe: Recipe, optimizer: dict[str, dict[str, Tensor]]) -> None:
+    """Take this process's part of every batch in the training of the first process, until it ends or pauses.
+
+    `distributed.hear` gives network, recipe and the optimiser's state (empty for a new training).
+    """
+    stream = _share(pixels, recipe)
+    with _engine(model, recipe) as engine:
+        engine.restore(optimizer)
+        while order := distributed.hear():
+            step, rate = order
+            engine.step(*stream.batch(step), rate)
+
+
+def _share(pixels: Pixels, recipe: Recipe) -> Stream:
+    part = distributed.part()
+    return Stream(pixels, recipe.size, recipe.batch, recipe.seed, recipe.augmentation, part)
+
+
+def _engine(model: CSNet, recipe: Recipe) -> Engine:
+    speed = "plain" if distributed.joined() else "fast"
+    return Engine(model, recipe.decay, recipe.decay_weight, recipe.dynamic_weight, speed)
+
+
+def _require_finite(losses: list[Tensor], step: int, recipe: Recipe) -> None:
+    if losses and not torch.stack(losses).isfinite().all():
+        raise SodlibError(
+            f"the loss is not a number before step {step}; lower the learning rate {recipe.learning_rate:g}"
+        )
+
+
+@torch.inference_mode()
+def validate(model: CSNet, pixels: Pixels, size: int, batch: int = 32) -> dict[str, float]:
+    """Loss, max F-measure and MAE by the released protocol on the resized squares, counted on the device: quicker
+    than the scores at full size, which are taken once when the training is over."""
     model.eval()
-    device = next(model.parameters()).device
-    losses, scores = [], []
-    with torch.inference_mode():
-        for images, targets in batches(pairs, size, 16):
-            logits = model(images.to(device).contiguous(memory_format=torch.channels_last)).cpu()
-            losses += F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((1, 2, 3)).tolist()
-            for map_, target in zip(torch.sigmoid(logits), targets, strict=True):
-                scores.append(score(quantise(map_[0].numpy()), quantise(target[0].numpy())))
-    precision, recall, error = (np.stack(part) for part in zip(*scores, strict=True))
-    f = f_measure(precision.mean(0), recall.mean(0))
-    return {"loss": float(np.mean(losses)), "max_f": float(f.max()), "mae": float(error.mean())}
+    parts = []
+    for start in range(0, len(pixels), batch):
+        images, targets = pixels.squares(range(start, min(start + batch, len(pixels))), size)
+        logits = model(images)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((1, 2, 3))
+        parts.append(torch.cat([losses[:, None], square_scores(torch.sigmoid(logits), targets)], 1))
+    scores = torch.cat(parts).double().mean(0).cpu().numpy()
+    f = f_measure(*scores[2:].reshape(2, LEVELS))
+    return {"loss": float(scores[0]), "max_f": float(f.max()), "mae": float(scores[1])}
+
+
+def square_scores(maps: Tensor, targets: Tensor) -> Tensor:
+    """MAE, precision and recall at 256 thresholds, `[B, 1 + 256 + 256]`: `metrics.score` by the released protocol
+    for a batch of maps and targets in 0..1, `[B, 1, S, S]`, on their device."""
+    levels, truth = ((values.flatten(1) * 255).to(torch.uint8) for values in (maps, targets))
+    error = (levels.float() - truth.float()).abs().mean(1) / 255
+    salient = truth > 128
+    bins = levels.long() + LEVELS * salient + 2 * LEVELS * torch.arange(len(levels), device=levels.device)[:, None]
+    counts = torch.bincount(bins.flatten(), minlength=2 * LEVELS * len(levels)).view(-1, 2, LEVELS).double()
+    # Pixels above each threshold: all, less those up to it.
+    negatives, positives = (counts.sum(2, keepdim=True) - counts.cumsum(2)).unbind(1)
+    precision = (positives + SMOOTHING) / (positives + negatives + SMOOTHING)
+    recall = (positives + SMOOTHING) / (salient.sum(1, keepdim=True) + SMOOTHING)
+    return torch.cat([error[:, None].double(), precision, recall], 1)
 
 
 def gamma_counts(model: CSNet) -> dict[str, int]:

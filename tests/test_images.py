@@ -1,4 +1,4 @@
-"""Resizing against scikit-image, and the augmentation's bounds."""
+"""Resizing against scikit-image, and what goes into the network and comes out."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from skimage.transform import resize as skimage_resize
 
 import sodlib
-from sodlib.images import augment, normalise, resize, to_input, to_target
+from sodlib.images import normalise, resize, to_input, to_target
 from sodlib.prediction import predict, quantise
 
 sides = st.integers(1, 60)
@@ -21,31 +21,6 @@ def test_resize_is_scikit_images(height, width, new_height, new_width, seed):
     expected = skimage_resize(pixels, (new_height, new_width), order=1, mode="reflect", anti_aliasing=False)
     ours = resize(torch.from_numpy(pixels), new_height, new_width).numpy()
     np.testing.assert_allclose(ours, expected, atol=2e-5)
-
-
-@given(st.integers(60, 90), st.integers(20, 90), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
-def test_augmentation_crops_flips_and_keeps_pairs(height, width, seed):
-    places = np.arange(height * width).reshape(height, width)
-    new, mask = augment(np.stack([places] * 3, 2), places, np.random.default_rng(seed))
-    assert np.array_equal(new[..., 0], mask)
-    assert 1 <= height - mask.shape[0] <= 29
-    assert width - mask.shape[1] in (range(1, 30) if width >= 60 else [0])
-    assert len(np.unique(mask // width)) == mask.shape[0] and len(np.unique(mask % width)) == mask.shape[1]
-
-
-def test_augmentation_flips_half_of_the_images():
-    image = np.zeros((64, 64, 3), np.uint8)
-    mask = np.arange(64 * 64).reshape(64, 64)
-    random = np.random.default_rng(0)
-    kinds = []
-    for _ in range(4000):
-        _, new = augment(image, mask, random)
-        kinds.append((new[0, 0] > new[-1, 0], new[0, 0] > new[0, -1]))
-    share = {kind: kinds.count(kind) / len(kinds) for kind in set(kinds)}
-    assert share.keys() == {(False, False), (True, False), (False, True)}
-    assert share[(False, False)] == pytest.approx(0.5, abs=0.03)
-    assert share[(True, False)] == pytest.approx(0.25, abs=0.03)
 
 
 def test_inputs_are_the_released_ones(golden):

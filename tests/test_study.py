@@ -1,6 +1,8 @@
 """Runs, records and the training loop, on a few images of the embedded set."""
 
 import json
+import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,46 +10,80 @@ import pytest
 import torch
 
 import sodlib
-from sodlib import records, study
+from sodlib import records, runs, study
 from sodlib.data import find_set
+from sodlib.metrics import score
 from sodlib.page import Page
-from sodlib.study import EVIDENCE, PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS, STUDY, Pruning, Run
-from sodlib.training import (
-    Recipe,
-    learning_rate_at,
-    read_pairs,
-    redundant_scale,
-    seed_everything,
-    train,
-    training_batches,
-)
+from sodlib.pixels import open_pixels
+from sodlib.prediction import quantise
+from sodlib.presets import EVIDENCE, PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS
+from sodlib.runs import Surroundings
+from sodlib.study import STUDY, Pruning, Run
+from sodlib.training import Recipe, learning_rate_at, redundant_scale, seed_everything, square_scores, train, validate
+from sodlib.unfinished import Checkpoint, Paused
 
 
 @pytest.fixture(scope="module")
-def pairs():
-    return read_pairs(find_set("cutouts/train").subset(range(8), "eight"))
+def pixels(tmp_path_factory):
+    return open_pixels(find_set("cutouts/train").subset(range(8), "eight"), tmp_path_factory.mktemp("cache"))
 
 
-def trained(pairs, **options):
+def trained(pixels, checkpoint=None, deadline=math.inf, **options):
     seed_everything(0)
     model = sodlib.csnet()
     recipe = Recipe(**{"epochs": 2, "size": 32, "batch": 4, "learning_rate": 3e-3, **options})
-    return model, train(model, pairs, pairs[:3], recipe)
+    return model, train(model, pixels, pixels, recipe, checkpoint=checkpoint, deadline=deadline)
+
+
+def same_weights(first, second):
+    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
+    return all(name == other and torch.equal(a, b) for (name, a), (other, b) in pairs)
+
+
+def without_times(history):
+    return [{name: v for name, v in entry.items() if name not in ("seconds", "images_per_second")} for entry in history]
 
 
 @pytest.mark.parametrize("decay", ["standard", "dynamic", "dynamic-written"])
-def test_training_learns_and_repeats(pairs, decay):
-    model, history = trained(pairs, decay=decay, epochs=4)
-    again, _ = trained(pairs, decay=decay, epochs=4)
+def test_training_learns_and_goes_on_bit_for_bit(pixels, decay, tmp_path):
+    """Stopped after every single step, it ends with the weights and the history of the training without a stop."""
+    model, history = trained(pixels, decay=decay, epochs=4)
     assert [entry["steps"] for entry in history] == [2, 4, 6, 8]
     assert history[-1]["loss"] < history[0]["loss"]
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    checkpoint, stops = Checkpoint(tmp_path / "run.pt"), 0
+    while True:
+        try:
+            again, continued = trained(pixels, checkpoint, time.monotonic(), decay=decay, epochs=4)
+            break
+        except Paused:
+            stops += 1
+    assert stops == 7
+    assert same_weights(model, again) and without_times(history) == without_times(continued)
 
 
-def test_decays_differ(pairs):
-    models = [trained(pairs, decay=decay)[0] for decay in ("standard", "dynamic", "dynamic-written")]
+def test_a_schedule_can_be_run_in_two_parts(pixels):
+    _, whole = trained(pixels, epochs=3)
+    first = trained(pixels, epochs=3, last_step=4)[1]
+    second = trained(pixels, epochs=3, first_step=4)[1]
+    assert without_times(first) == without_times(whole[:2])
+    assert [(entry["epoch"], entry["learning_rate"]) for entry in second] == [(3, whole[2]["learning_rate"])]
+
+
+def test_decays_differ(pixels):
+    models = [trained(pixels, decay=decay)[0] for decay in ("standard", "dynamic", "dynamic-written")]
     first = [model.stage0[0].conv1x1.bns["0"].weight.detach().numpy().tobytes() for model in models]
     assert len(set(first)) == 3
+
+
+def test_validation_counts_as_the_metrics_do(pixels):
+    torch.manual_seed(0)
+    maps, targets = torch.rand(3, 1, 16, 16), torch.rand(3, 1, 16, 16)
+    expected = [score(quantise(m[0].numpy()), quantise(t[0].numpy())) for m, t in zip(maps, targets, strict=True)]
+    for row, (precision, recall, error) in zip(square_scores(maps, targets).numpy(), expected, strict=True):
+        np.testing.assert_allclose(row, [error, *precision, *recall], atol=1e-7)
+    model, history = trained(pixels)
+    assert validate(model, pixels, 32)["max_f"] == pytest.approx(history[-1]["validation_max_f"], abs=1e-9)
+    assert validate(model, pixels, 32, batch=3) == pytest.approx(validate(model, pixels, 32), abs=1e-4)
 
 
 def test_schedule():
@@ -55,70 +91,137 @@ def test_schedule():
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_batches_are_seeded_and_complete(pairs):
-    stream = training_batches(pairs, 32, 3, np.random.default_rng(1))
-    first = [next(stream) for _ in range(5)]
-    other = training_batches(pairs, 32, 3, np.random.default_rng(1))
-    for images, targets in first:
-        again = next(other)
-        assert torch.equal(images, again[0]) and torch.equal(targets, again[1])
-        assert images.shape == (3, 3, 32, 32) and targets.shape == (3, 1, 32, 32)
-    with pytest.raises(sodlib.SodlibError, match="do not fill a batch of 9"):
-        next(training_batches(pairs, 32, 9, np.random.default_rng(1)))
-
-
-def test_a_loss_that_is_no_number_stops_the_training(pairs):
-    with pytest.raises(sodlib.SodlibError, match="not a number in epoch 1"):
-        trained(pairs, learning_rate=1e30)
-
-
-def test_a_failed_training_leaves_no_hook_behind(pairs):
+def test_a_loss_that_is_no_number_stops_the_training(pixels, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "run.pt")
     model = sodlib.csnet()
-    with pytest.raises(sodlib.SodlibError, match="not a number"):
-        train(model, pairs, pairs[:3], Recipe(epochs=1, size=32, batch=4, learning_rate=1e30))
+    with pytest.raises(sodlib.SodlibError, match="not a number before step 2"):
+        train(model, pixels, pixels, Recipe(epochs=1, size=32, batch=4, learning_rate=1e30), checkpoint=checkpoint)
     assert not any(module._forward_hooks for module in model.modules())
+    assert checkpoint.read() is None
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tmp_path / "run.pt")
+    checkpoint.write({"step": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(sodlib.SodlibError, match=r"run\.pt.*No space left on device"):
+        checkpoint.write({"step": 2})
+    assert checkpoint.read() == {"step": 1} and [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    checkpoint.path.write_bytes(b"half")
+    with pytest.raises(sodlib.SodlibError, match=r"run\.pt: not a readable checkpoint"):
+        checkpoint.read()
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    preset = replace(PRESETS["smoke"], epochs=1, steps_per_epoch=1, batch=2, images=18, size=32, after_steps=2)
+    preset = replace(PRESETS["smoke"], epochs=2, steps_per_epoch=2, batch=2, images=18, size=32, after_steps=2)
     monkeypatch.setitem(PRESETS, "smoke", preset)
     return preset
 
 
+def recorded(place):
+    return sorted(path.name for path in place.iterdir() if not path.name.startswith("."))
+
+
 def test_a_run_becomes_a_record_once(tmp_path, tiny):
     run = Run(decay="standard", pruning=Pruning(share=0.5))
-    record = study.obtain(run, "smoke", tmp_path, progress=lambda _: None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([run.key("smoke"), run.parent.key("smoke")])
+    record = runs.obtain(run, "smoke", Surroundings(tmp_path))
+    assert recorded(tmp_path) == sorted([run.key("smoke"), run.parent.key("smoke")])
     assert json.loads(json.dumps(record.data["run"])) == run.description("smoke")["run"]
+    assert Run.described(record.data["run"]) == run
     assert record.data["parameters"] == sodlib.count_parameters(record.model())
     assert record.data["scores"]["cutouts/test"]["released"]["images"] == 18
     assert record.arrays["channel_deviation"].shape == (54,)
+    parent = records.find(run.parent.key("smoke"), tmp_path)
+    assert all("cutouts/test_mae" in entry for entry in parent.data["history"])
+    assert not list((tmp_path / ".unfinished").glob("*.pt"))
 
-    def fail(_):
-        raise AssertionError("a recorded run was made again")
+    class Fails:
+        def start(self, *_):
+            raise AssertionError("a recorded run was made again")
 
-    again = study.obtain(run, "smoke", tmp_path / "elsewhere", others=[tmp_path], progress=fail)
-    assert again.data == record.data
+    elsewhere = Surroundings(tmp_path / "elsewhere", others=[tmp_path], observer=Fails())
+    assert runs.obtain(run, "smoke", elsewhere).data == record.data
     finetuned = replace(run, pruning=replace(run.pruning, afterwards="finetuned"))
-    assert study.obtain(finetuned, "smoke", tmp_path, progress=lambda _: None).data["history"][0]["steps"] == 2
+    assert runs.obtain(finetuned, "smoke", Surroundings(tmp_path)).data["history"][0]["steps"] == 2
+
+
+def test_a_lost_network_is_trained_again_for_its_pruning(tmp_path, tiny):
+    parent = runs.obtain(Run(), "smoke", Surroundings(tmp_path))
+    weights = parent.folder / "weights.safetensors"
+    before = parent.model()
+    weights.unlink()
+    assert runs.obtain(Run(), "smoke", Surroundings(tmp_path)).folder == parent.folder and not weights.exists()
+    runs.obtain(Run(pruning=Pruning(share=0.5)), "smoke", Surroundings(tmp_path))
+    assert same_weights(records.find(parent.key, tmp_path).model(), before)
+
+
+def test_the_written_recipe_prunes_within_the_schedule(tmp_path, tiny):
+    run = Run(recipe="written", pruning=Pruning(share=0.5, afterwards="finetuned"))
+    record = runs.obtain(run, "smoke", Surroundings(tmp_path))
+    parent = records.find(run.parent.key("smoke"), tmp_path)
+    assert [entry["steps"] for entry in parent.data["history"]] == [2]
+    assert [entry["steps"] for entry in record.data["history"]] == [4]
+    assert record.data["history"][0]["learning_rate"] < parent.data["history"][0]["learning_rate"]
+
+
+def test_recalibration_goes_on_where_it_stopped(tmp_path, tiny):
+    run = Run(pruning=Pruning(share=0.5))
+    whole = runs.obtain(run, "smoke", Surroundings(tmp_path / "whole"))
+    runs.obtain(run.parent, "smoke", Surroundings(tmp_path))
+    with pytest.raises(Paused):
+        runs.obtain(run, "smoke", Surroundings(tmp_path, deadline=time.monotonic()))
+    assert Checkpoint(runs.checkpoint_file(tmp_path, run.key("smoke"))).read()["step"] == 1
+    assert same_weights(runs.obtain(run, "smoke", Surroundings(tmp_path)).model(), whole.model())
 
 
 def test_nothing_is_written_when_a_run_fails(tmp_path, tiny):
     run = Run(pruning=Pruning(threshold=1e6))
     with pytest.raises(sodlib.SodlibError, match="no channel in"):
-        study.obtain(run, "smoke", tmp_path, progress=lambda _: None)
-    assert [path.name for path in tmp_path.iterdir()] == [run.parent.key("smoke")]
+        runs.obtain(run, "smoke", Surroundings(tmp_path))
+    assert recorded(tmp_path) == [run.parent.key("smoke")]
     with pytest.raises(sodlib.SodlibError, match="SODLIB_DATA"):
-        study.obtain(Run(), "lite", tmp_path / "none")
+        runs.obtain(Run(), "lite", Surroundings(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 
 
+def test_no_memory_is_said_in_one_sentence(tmp_path, tiny, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(runs, "train", full)
+    with pytest.raises(sodlib.SodlibError, match="memory ran out; run fewer --jobs"):
+        runs.obtain(Run(), "smoke", Surroundings(tmp_path))
+
+
+def test_a_lost_test_image_costs_the_evaluation_alone(tmp_path, tiny, monkeypatch):
+    def lost(*_):
+        raise sodlib.SodlibError("There is no file 0001.jpg: check the name.")
+
+    with monkeypatch.context() as patch, pytest.raises(sodlib.SodlibError, match=r"0001\.jpg"):
+        patch.setattr(runs, "evaluate_all", lost)
+        runs.obtain(Run(), "smoke", Surroundings(tmp_path))
+    assert recorded(tmp_path) == []
+    steps = []
+
+    class Counts(runs.Silent):
+        def step(self, done):
+            steps.append(done)
+
+    runs.obtain(Run(), "smoke", Surroundings(tmp_path, observer=Counts()))
+    assert steps == []
+
+
 def test_keys_depend_on_every_choice():
-    runs = [Run(), Run(width=2), Run(split="3/1"), Run(stages="3-4"), Run(decay="standard"), Run(decay_weight=1e-3)]
-    runs += [Run(dynamic_weight=1), Run(seed=1), Run(pruning=Pruning(threshold=1e-3)), Run(pruning=Pruning(share=0.4))]
-    keys = {run.key(preset) for run in runs for preset in PRESETS}
-    assert len(keys) == len(runs) * len(PRESETS)
+    chosen = [Run(), Run(width=2), Run(split="3/1"), Run(stages="3-4"), Run(decay="standard"), Run(decay_weight=1e-3)]
+    chosen += [Run(dynamic_weight=1), Run(seed=1), Run(recipe="written"), Run(pruning=Pruning(threshold=1e-3))]
+    chosen += [Run(pruning=Pruning(share=0.4)), Run(pruning=Pruning(parameters=90_000))]
+    keys = {run.key(preset) for run in chosen for preset in PRESETS}
+    assert len(keys) == len(chosen) * len(PRESETS)
     assert Run().key("lite").startswith("csnet-x1-5-5_dynamic_lite_s0_")
     with pytest.raises(sodlib.SodlibError, match="unknown preset 'huge'"):
         Run().key("huge")
@@ -137,12 +240,12 @@ def test_declared_runs_are_different():
 
 
 def test_evidence_is_chosen_for_all_runs_of_a_table(tmp_path):
-    runs = [Run(), Run(seed=1)]
-    assert study.best_preset(runs, tmp_path) is None
+    wanted = [Run(), Run(seed=1)]
+    assert study.best_preset(wanted, tmp_path) is None
     for preset in EVIDENCE:
-        records.write(tmp_path, runs[0].key(preset), {}, {})
-    records.write(tmp_path, runs[1].key("fast"), {}, {})
-    assert study.best_preset(runs, tmp_path) == "fast"
+        records.write(tmp_path, wanted[0].key(preset), {}, {})
+    records.write(tmp_path, wanted[1].key("fast"), {}, {})
+    assert study.best_preset(wanted, tmp_path) == "fast"
 
 
 def test_committed_records_are_whole():
@@ -165,7 +268,7 @@ def test_damaged_records_are_named(tmp_path):
 
 def test_a_page_without_records_leaves_the_evidence_alone(monkeypatch):
     monkeypatch.setattr(study, "best_preset", lambda runs: None)
-    monkeypatch.setattr(study, "obtain", lambda run, preset, place, *_: (preset, place))
+    monkeypatch.setattr(runs, "obtain", lambda run, preset, where: (preset, where.place))
     page = Page()
     made = page.records({"any": Run()})
     assert made == {"any": ("smoke", records.REPOSITORY / "build" / "smoke" / "results")}

@@ -1,0 +1,78 @@
+"""Whether the records of a folder can be trusted together: whole, of one data set each, and still declared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from .errors import SodlibError
+from .presets import PRESETS
+from .records import Record
+from .study import Declared, Run
+
+#: What `record.json` must hold.
+REQUIRED = ("key", "run", "preset", "history", "scores", "parameters", "macs", "images", "fingerprints", "seconds",
+            "evaluation_seconds", "hardware", "threads", "versions", "commit")  # fmt: skip
+
+
+def check_records(place: Path, declared: Collection[Declared], root: Path | None = None) -> list[tuple[str, str]]:
+    """(key, problem) for every problem of the records below `place`.
+
+    A set's fingerprint is compared with the set below the data root, or without one with that of the most records.
+    """
+    keys = {entry.run.key(preset) for entry in declared for preset in PRESETS}
+    folders = sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+    problems, whole = [], {}
+    for folder in folders:
+        if folder.name == "tables" or folder.name == ".unfinished":
+            continue
+        if folder.name.startswith("."):
+            problems.append((folder.name, "was left half written; delete it"))
+        elif incomplete := next(_incomplete(Record(folder)), None):
+            problems.append((folder.name, f"is incomplete ({incomplete}); delete it and run again"))
+        else:
+            whole[folder.name] = Record(folder)
+            if folder.name not in keys:
+                problems.append((folder.name, "is no longer declared; delete it, or declare its run in study.py"))
+    seen: dict[str, Counter[str]] = {}
+    for record in whole.values():
+        for name, fingerprint in record.data["fingerprints"].items():
+            seen.setdefault(_at(record, name), Counter())[fingerprint] += 1
+    for key, record in whole.items():
+        for name, fingerprint in record.data["fingerprints"].items():
+            expected = _present(record, name, root) or seen[_at(record, name)].most_common(1)[0][0]
+            if fingerprint != expected:
+                problems.append((key, f"was made with another {name} ({fingerprint}, not {expected}); run it again"))
+    return problems
+
+
+def _at(record: Record, name: str) -> str:
+    """A set at a preset's size."""
+    return f"{name} {record.data['preset']['images']}"
+
+
+def _present(record: Record, name: str, root: Path | None) -> str | None:
+    """The fingerprint of the set below the data root, where it is there."""
+    try:
+        return PRESETS[record.data["preset"]["name"]].load(name, root).fingerprint
+    except SodlibError:
+        return None
+
+
+def _incomplete(record: Record) -> Iterator[str]:
+    try:
+        yield from (f"no {name}" for name in REQUIRED if name not in record.data)
+        if record.data["key"] != record.key:
+            yield f"it says that its key is {record.data['key']}"
+        if Run.described(record.data["run"]).key(record.data["preset"]["name"]) != record.key:
+            yield "its name does not follow from its description"
+        yield from (f"no curves on {name}" for name in record.data["scores"] if not _has_curves(record, name))
+    except SodlibError as error:
+        yield str(error)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        yield f"{type(error).__name__}: {error}"
+
+
+def _has_curves(record: Record, name: str) -> bool:
+    return any(array.startswith(f"curve/{name}/") for array in record.arrays)

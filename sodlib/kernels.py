@@ -1,0 +1,120 @@
+"""Batch norm and PReLU of a training step in one piece: by compiled C on the processor, by torch.compile on CUDA.
+
+torch takes eight passes over the features for what needs four, and most of a training step is spent there. Both
+fused versions stand in for `octconv.norm_activation` and compute the same up to rounding.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .octconv import norm_activation
+
+SOURCE = Path(__file__).with_name("norm_activation.c")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """`norm_activation.c`, compiled for this processor in under a second; None where there is no C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "norm_activation.so"
+        for threads in (["-fopenmp"], []):
+            command = [compiler, *FLAGS, *threads, str(SOURCE), "-o", str(path), "-lm"]
+            if subprocess.run(command, capture_output=True).returncode == 0:
+                break
+        else:
+            return None
+        compiled = ctypes.CDLL(str(path))
+    pointer, number, size = ctypes.c_void_p, ctypes.c_double, [ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_int]
+    compiled.forward.argtypes = [pointer] * 10 + size + [number, number]
+    compiled.backward.argtypes = [pointer] * 11 + size
+    compiled.forward.restype = compiled.backward.restype = None
+    return compiled
+
+
+def _layout(x: Tensor) -> tuple[int, int, int, int]:
+    """Samples, rows a sample, numbers a row and channels, as `norm_activation.c` has them."""
+    samples, channels, height, width = x.shape
+    fold = math.gcd(16 // math.gcd(channels, 16), height * width)
+    return samples, height * width // fold, fold * channels, channels
+
+
+class _NormActivation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, slope: Tensor, norm: nn.BatchNorm2d) -> Any:
+        mean, inverse = x.new_empty(2, x.shape[1])
+        features, pooled = torch.empty_like(x), x.new_empty(x.shape[:2])
+        tensors = (x, gamma, beta, slope, norm.running_mean, norm.running_var, mean, inverse, features, pooled)
+        library().forward(*(tensor.data_ptr() for tensor in tensors), *_layout(x), norm.eps, norm.momentum)
+        ctx.save_for_backward(x, gamma, beta, slope, mean, inverse)
+        ctx.mark_non_differentiable(pooled)
+        ctx.set_materialize_grads(False)
+        return features, pooled
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: None) -> Any:
+        x = ctx.saved_tensors[0]
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        gradients = [torch.empty_like(x), *x.new_empty(3, x.shape[1])]
+        tensors = (gradient, *ctx.saved_tensors, *gradients)
+        library().backward(*(tensor.data_ptr() for tensor in tensors), *_layout(x))
+        return *gradients, None
+
+
+def norm_activation_c(x: Tensor, norm: nn.BatchNorm2d, activation: nn.PReLU) -> Tensor:
+    """`octconv.norm_activation` on the processor; leaves the features' means over the pixels `[B, C]` with them, as
+    the attribute `pooled`. What the C code cannot do goes the ordinary way."""
+    if not norm.training or x.dtype != torch.float32 or x[:, 0].numel() < 2:
+        return norm_activation(x, norm, activation)
+    x = x.contiguous(memory_format=torch.channels_last)
+    features, pooled = _NormActivation.apply(x, norm.weight, norm.bias, activation.weight, norm)
+    norm.num_batches_tracked += 1
+    features.pooled = pooled
+    return features
+
+
+def _norm_activation_and_means(
+    x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, slope: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    features = F.prelu(F.batch_norm(x, mean, variance, gamma, beta, True, momentum, eps), slope.to(x.dtype))
+    return features, features.detach().mean((2, 3), dtype=torch.float32)
+
+
+@cache
+def _compiled() -> Any:
+    return torch.compile(_norm_activation_and_means, dynamic=False)
+
+
+def norm_activation_compiled(x: Tensor, norm: nn.BatchNorm2d, activation: nn.PReLU) -> Tensor:
+    """`norm_activation_c` for CUDA, by torch.compile: one compilation for every shape of features."""
+    if not norm.training:
+        return norm_activation(x, norm, activation)
+    constants = (norm.running_mean, norm.running_var, norm.weight, norm.bias, activation.weight)
+    # torch compiles a function eight times at most, then falls back without a word; CSNet has two dozen shapes.
+    with torch._dynamo.config.patch(recompile_limit=256):
+        features, pooled = _compiled()(x, *constants, norm.momentum, norm.eps)
+    norm.num_batches_tracked += 1
+    features.pooled = pooled
+    return features
+
+
+def fused_norm_activation(device: torch.device) -> Any | None:
+    """The fused version for a device; None where there is none: on the processor without a C compiler."""
+    if device.type == "cuda":
+        return norm_activation_compiled
+    return norm_activation_c if device.type == "cpu" and library() is not None else None

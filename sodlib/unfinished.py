@@ -1,0 +1,69 @@
+"""Checkpoints of trainings that are under way, so that a stop at any moment costs the last minute and not the run."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import SodlibError
+
+#: Seconds between two checkpoints: what a sudden end costs at most.
+INTERVAL = 60.0
+
+
+class Paused(Exception):
+    """The run stopped in good order because its time is over."""
+
+
+class Checkpoint:
+    """The state of one training in one file, which is replaced whole or not at all.
+
+    `saved` is called with the file after each write.
+    """
+
+    def __init__(self, path: Path, saved: Callable[[Path], None] = lambda _: None) -> None:
+        self.path, self.saved = path, saved
+        self._written = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the last one is older than the interval."""
+        return time.monotonic() - self._written >= INTERVAL
+
+    def read(self) -> dict[str, Any] | None:
+        """The latest state, or None. Raises SodlibError where the file is damaged."""
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise SodlibError(f"{self.path}: not a readable checkpoint; delete it to start the run anew") from error
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Keep this state instead of the last. Raises SodlibError where it cannot be written; the last one stays."""
+        beside = self.path.with_name(f".{self.path.name}.part")
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self.path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise SodlibError(
+                f"{self.path}: the checkpoint cannot be written ({error.strerror}); free some space and run again"
+            ) from error
+        self._written = time.monotonic()
+        self.saved(self.path)
+
+    def remove(self) -> None:
+        """The run is recorded."""
+        self.path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ actor on the queue's machine, the keeper, hands a node what a run begins with an
 from __future__ import annotations
 
 import io
+import math
 import os
 import shutil
 import socket
@@ -106,9 +107,13 @@ class _Told(io.TextIOBase):
 def make(run: Run, preset: str, root: Path | None, deadline: float, keeper: Any) -> tuple[int, str]:
     """Make a run on a node, with the files of the keeper: an exit code as of `sodlib study one`, and the sentence
     that goes with a mistake. `root` counts where it exists on the node, else the node's own SODLIB_DATA."""
+    key, node = run.key(preset), socket.gethostname()
+    if root and not root.is_dir():
+        if not os.environ.get("SODLIB_DATA"):
+            return 2, f"{key}: {node} has no folder {root}; put the sets there or set SODLIB_DATA where ray is started"
+        root = None
     import ray
 
-    key, node = run.key(preset), socket.gethostname()
     with tempfile.TemporaryDirectory(prefix="sodlib-") as folder:
         place = Path(folder)
         turn, seconds, files = ray.get(keeper.begin.remote(run, preset, node, deadline))
@@ -119,7 +124,7 @@ def make(run: Run, preset: str, root: Path | None, deadline: float, keeper: Any)
             return 0, ""
         where = Surroundings(
             place,
-            root if root and root.is_dir() else None,
+            root,
             observer=Lines(_Told(keeper), named=True),
             deadline=time.monotonic() + max(0, seconds - SHORTEST / 4),
             saved=lambda path: ray.get(keeper.keep.remote(key, turn, path.read_bytes())),
@@ -145,9 +150,9 @@ class RayWorkers:
     """
 
     def __init__(self, preset: str, place: Path, root: Path | None, address: str, count: int | None = None) -> None:
-        self.preset, self.place, self.root, self.count = preset, place.resolve(), data_root(root), count
-        if self.root:
-            self.root = self.root.resolve()
+        self.preset, self.place, self.count = preset, place.resolve(), count
+        found = None if _embedded(preset) else data_root(root)
+        self.root = found and found.resolve()
         self.ray = ray = _connected(address, preset)
         self.gpus = "GPU" in ray.cluster_resources()
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
@@ -155,7 +160,7 @@ class RayWorkers:
         )
         keeper = ray.remote(Keeper).options(num_cpus=0, scheduling_strategy=here)
         self.keeper = keeper.remote(self.place, records.circumstances()["commit"])
-        self.make = ray.remote(make).options(num_cpus=1, num_gpus=GPU_SHARE * self.gpus, max_retries=RETRIES)
+        self.make = ray.remote(make).options(num_cpus=1, num_gpus=GPU_SHARE if self.gpus else 0, max_retries=RETRIES)
         self.running: dict[Any, tuple[Run, ExitStack]] = {}
         self.taken: list[tuple[Run, int]] = []
 
@@ -165,8 +170,8 @@ class RayWorkers:
             resources = node["Resources"] if node["Alive"] else {}
             shares = resources.get("GPU", 0) / GPU_SHARE if self.gpus else resources.get("CPU", 0)
             room += int(min(shares, resources.get("CPU", 0)))
-        # A cluster without room that grows on demand must see some.
-        return len(self.running) < min(max(room, 1), self.count or room)
+        # A cluster that grows on demand must see some.
+        return len(self.running) < min(max(room, 1), self.count or math.inf)
 
     def start(self, run: Run, seconds: float) -> None:
         claims = ExitStack()
@@ -205,7 +210,8 @@ def _connected(address: str, preset: str) -> ModuleType:
     """ray, connected to the cluster, with this package for its nodes."""
     # A cluster that is started here reports nothing to its makers; one that does not answer is not asked for minutes.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+    if address != "local":
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     try:
         import ray
         import ray.util.scheduling_strategies
@@ -213,13 +219,14 @@ def _connected(address: str, preset: str) -> ModuleType:
         raise SodlibError("ray is not installed; `pip install 'sodlib[cluster]'` installs it") from error
     try:
         if address not in ("auto", "local"):
+            # ray itself tries for minutes.
             host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+            socket.create_connection((host, port), timeout=PATIENCE).close()
         with tempfile.TemporaryDirectory() as folder:
             shutil.copytree(
                 Path(__file__).parent, Path(folder) / "sodlib", ignore=shutil.ignore_patterns("__pycache__")
             )
-            if preset_named(preset).train in EMBEDDED_SETS:
+            if _embedded(preset):
                 shutil.copytree(REPOSITORY / "data" / "cutouts", Path(folder) / "data" / "cutouts")
             options = {"include_dashboard": False} if address == "local" else {}
             environment = {"working_dir": folder}
@@ -231,6 +238,10 @@ def _connected(address: str, preset: str) -> ModuleType:
             f"--ray {address}: no cluster can be used there ({reason}); `ray start` starts one"
         ) from error
     return ray
+
+
+def _embedded(preset: str) -> bool:
+    return preset_named(preset).train in EMBEDDED_SETS
 
 
 def _unpack(files: dict[str, bytes], folder: Path) -> None:

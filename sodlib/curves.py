@@ -1,10 +1,13 @@
 """Precision and recall of every image, small enough for a record: what a later bootstrap of max F needs.
 
 `pack` keeps the curves at some of the 256 thresholds, in 255 steps; `unpack` gives them back to `metrics.bootstrap`
-and `metrics.paired`. Both protocols together take 40 to 60 bytes an image at 1,000 images, 30 to 40 at 5,000.
+and `metrics.paired`. Both protocols together take about 30 bytes an image at 1,000 images and 20 at 5,000 (60 and 40
+where as many thresholds are kept as allowed). Measured on ECSSD and DUTS-TE, the ends of an interval of max F move
+by less than 0.0001 at 1,000 images or more and by 0.0004 at 30; those of MAE do not move.
 
 Which thresholds: those where F has its maximum in one of 1,000 draws of the images, for there a later bootstrap
-finds it too. Of many such thresholds 32,000 / images are kept, between 12 and 64, equal shares of the draws apart.
+finds it too. At most 32,000 / images of them are allowed (12 at least, 64 at most); of more, those equal shares
+of the draws apart are kept.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ CURVES = ("precision", "recall")
 #: Draws that show which thresholds matter.
 DRAWS = 1000
 #: Thresholds times images, and the fewest and the most thresholds.
-BUDGET, FEWEST, MOST = 32_000, 12, 32
+BUDGET, FEWEST, MOST = 32_000, 12, 64
 #: Steps between 0 and 1.
 STEPS = 255
 

@@ -96,8 +96,10 @@ def average(tensors: list[Tensor]) -> None:
 
 
 def norm_activation(x: Tensor, norm: nn.BatchNorm2d, activation: nn.PReLU) -> Tensor:
-    """`octconv.norm_activation` in training, with the mean and variance of all processes' parts of the batch, which
-    are of equal size. (torch's SyncBatchNorm does the same, on GPUs alone.)"""
+    """`octconv.norm_activation`, in training by the mean and variance of the whole batch, of which the processes hold
+    equal parts. (torch's SyncBatchNorm does the same, on GPUs alone.)"""
+    if not norm.training:
+        return activation(norm(x))
     variance, mean = (moment.double() for moment in torch.var_mean(x, (0, 2, 3), correction=0))
     mean, square = _Average.apply(torch.stack([mean, variance + mean**2]))
     variance = square - mean**2

@@ -10,7 +10,7 @@ from . import distributed
 from .csnet import CSNet
 from .decay import DynamicWeightDecay, parameter_groups
 from .errors import SodlibError
-from .kernels import fused_norm_activation
+from .kernels import stand_ins
 
 BETAS = (0.9, 0.99)
 SPEEDS = ("plain", "fast")
@@ -25,8 +25,8 @@ class Engine:
     groups of `decay.parameter_groups`. `model` stays on its device and is laid out channels last. Use as a context
     manager, or call `close`, to get an ordinary network back.
 
-    `speed`: "plain" is torch as it comes. "fast" fuses batch norm, PReLU and the pooling of dynamic decay, and the
-    optimiser; on the processor it equals the plain one up to rounding. On CUDA it also computes the forward pass in
+    `speed`: "plain" is torch as it comes. "fast" puts the `kernels.stand_ins` into the network and fuses the optimiser;
+    on the processor it equals the plain one up to rounding. On CUDA it also computes the forward pass in
     bfloat16 and captures the step as one CUDA graph at the first call, after which the batch must keep its shape.
 
     Where processes train together (`distributed`), batch norm statistics, loss, gradients and pooled features are those
@@ -50,12 +50,12 @@ class Engine:
         fused_adam = {"fused": True, "capturable": self._captures} if speed == "fast" else {}
         self.optimizer = torch.optim.Adam(groups, betas=BETAS, **fused_adam)
         self.dynamic = None if decay == "standard" else DynamicWeightDecay(model, decay, dynamic_weight)
-        fused = fused_norm_activation(self.device) if speed == "fast" else None
+        parts = stand_ins(self.device) if speed == "fast" else {}
         if distributed.joined():
-            fused = distributed.norm_activation
-        self._fused = [module for module in model.modules() if fused and hasattr(module, "norm_activation")]
-        for module in self._fused:
-            module.norm_activation = fused
+            parts = {"norm_activation": distributed.norm_activation}
+        self._replaced = [(module, name) for module in model.modules() for name in parts if hasattr(module, name)]
+        for module, name in self._replaced:
+            setattr(module, name, parts[name])
 
     def __enter__(self) -> Engine:
         return self
@@ -67,9 +67,9 @@ class Engine:
         """Take everything off the network that the training has put on it."""
         if self.dynamic is not None:
             self.dynamic.close()
-        for module in self._fused:
-            del module.norm_activation
-        self._fused, self._graph = [], None
+        for module, name in self._replaced:
+            delattr(module, name)
+        self._replaced, self._graph = [], None
 
     def step(self, images: Tensor, targets: Tensor, rate: float) -> Tensor:
         """One step on inputs `[B, 3, S, S]` and targets `[B, 1, S, S]` with the learning rate `rate`; the loss before

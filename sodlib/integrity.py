@@ -75,4 +75,4 @@ def _incomplete(record: Record) -> Iterator[str]:
 
 
 def _has_curves(record: Record, name: str) -> bool:
-    return any(array.startswith(f"curve/{name}/") for array in record.arrays)
+    return all(any(array.startswith(f"{kind}/{name}/") for array in record.arrays) for kind in ("curve", "images"))

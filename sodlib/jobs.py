@@ -213,7 +213,7 @@ def work(
                 _note(outcome, run, code, preset)
                 if code == 0:
                     rest = sum(estimate(run, preset_named(preset), known) for run in [*queue, *active])
-                    time_left = "" if math.isnan(rest) else f", about {duration(rest)} of work left"
+                    time_left = "" if math.isnan(rest) or not rest else f", about {duration(rest)} of work left"
                     say(f"{len(outcome.recorded)} of {total} runs recorded{time_left}")
             if time.monotonic() > deadline + SHORTEST:
                 outcome.paused += active

@@ -112,8 +112,8 @@ def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 def bootstrap(result: Mapping[str, Any], resamples: int = 10_000, seed: int = 0) -> dict[str, np.ndarray]:
     """Max F and MAE of `resamples` draws of the test images with replacement, `[resamples]` each.
 
-    `result` comes from `evaluate` or `curves.unpack`. The same seed draws the same images, so that the difference of two results
-    on one set, draw by draw, is a paired bootstrap.
+    `result` comes from `evaluate` or `curves.unpack`. The same seed draws the same images, so that the difference
+    of two results on one set, draw by draw, is a paired bootstrap; `paired` makes it.
     """
     return _drawn(result, resample(len(result["per_image"]["mae"]), resamples, seed))
 

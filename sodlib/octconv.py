@@ -51,6 +51,9 @@ class GOctConv(nn.Module):
     With stride 2, every input is first average-pooled 2x2; the convolutions keep stride 1.
     """
 
+    #: A training may put a faster one on the module.
+    convolution = staticmethod(F.conv2d)
+
     def __init__(self, inputs: Split, outputs: Split, kernel_size: int, stride: int = 1) -> None:
         super().__init__()
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
@@ -67,29 +70,20 @@ class GOctConv(nn.Module):
         if self.stride == 2:
             scales = [None if x is None else F.avg_pool2d(x, 2) for x in scales]
         result: MultiScale = [None] * len(self.outputs)
-
-        def add(scale: int, term: Tensor) -> None:
-            result[scale] = term if result[scale] is None else result[scale] + term
-
         for i, x in enumerate(scales):
-            if x is None:
-                continue
-            # One convolution at the input's own resolution serves all outputs that are as fine or finer.
-            finest = [j for j in range(min(i + 1, len(self.outputs))) if self.outputs[j]]
-            if finest:
-                terms = self._convolve(x, i, finest[0], finest[-1])
-                for j, term in zip(finest, terms.split([self.outputs[j] for j in finest], 1), strict=True):
-                    add(j, term if i == j else _upsample(term, 2 ** (i - j)))
-            for j in range(i + 1, len(self.outputs)):
-                if self.outputs[j]:
-                    add(j, self._convolve(F.max_pool2d(x, 2 ** (j - i)), i, j, j))
+            for j, count in enumerate(self.outputs):
+                if x is not None and count:
+                    term = self._term(x, i, j)
+                    result[j] = term if result[j] is None else result[j] + term
         return result
 
-    def _convolve(self, x: Tensor, i: int, first: int, last: int) -> Tensor:
-        """Input scale i, convolved with the weight blocks of output scales first to last."""
-        rows = slice(self._first_row[first], self._first_row[last + 1])
+    def _term(self, x: Tensor, i: int, j: int) -> Tensor:
+        """What input scale i adds to output scale j."""
+        rows = slice(self._first_row[j], self._first_row[j + 1])
         columns = slice(self._first_column[i], self._first_column[i + 1])
-        return F.conv2d(x, self.weight[rows, columns], padding=self.kernel_size // 2)
+        x = F.max_pool2d(x, 2 ** (j - i)) if i < j else x
+        y = self.convolution(x, self.weight[rows, columns], padding=self.kernel_size // 2)
+        return _upsample(y, 2 ** (i - j)) if i > j else y
 
 
 class SingleScaleConv(ScaledConv2d):
@@ -119,7 +113,7 @@ class NormActivation(nn.Module):
 
     bns: nn.ModuleDict
     prelus: nn.ModuleDict
-    #: A training may put a fused version on the module.
+    #: A training may put a faster one on the module.
     norm_activation = staticmethod(norm_activation)
 
     def __init__(self, channels: Split) -> None:

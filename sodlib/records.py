@@ -24,6 +24,7 @@ import torch
 
 from .checkpoints import load, save
 from .csnet import CSNet
+from .curves import unpack
 from .errors import SodlibError
 from .metrics import bootstrap, interval
 
@@ -54,6 +55,12 @@ class Record:
     def arrays(self) -> dict[str, np.ndarray]:
         with np.load(self.folder / "arrays.npz") as arrays:
             return dict(arrays)
+
+    def by_image(self, test_set: str, protocol: str = "released") -> dict[str, Any]:
+        """Precision and recall at some thresholds and MAE of every image of a test set, for `metrics.bootstrap` and
+        `metrics.paired`. Raises SodlibError where the run was not scored on the set."""
+        prefix = f"images/{test_set}/"
+        return unpack({k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}, protocol)
 
     @property
     def has_weights(self) -> bool:

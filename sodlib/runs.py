@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import distributed, records
+from . import curves, distributed, records
 from .channels import plan_channels
 from .cost import count_macs, count_parameters
 from .csnet import CSNet
@@ -165,6 +165,7 @@ def _make(
         for protocol, result in by_protocol.items():
             for curve, values in result["curve"].items():
                 arrays[f"curve/{name}/{protocol}/{curve}"] = values.astype(np.float32)
+        arrays |= {f"images/{name}/{kind}": values for kind, values in curves.pack(by_protocol).items()}
     data = {
         "key": key,
         **run.description(settings.name),
@@ -174,7 +175,7 @@ def _make(
         "macs": count_macs(model),
         "images": {name: len(saliency_set) for name, saliency_set in sets.items()},
         "fingerprints": {name: saliency_set.fingerprint for name, saliency_set in sets.items()},
-        "seconds": sum(entry["seconds"] for entry in history),
+        "seconds": sum(entry["seconds"] + entry.get("scoring_seconds", 0) for entry in history),
         "evaluation_seconds": time.monotonic() - started,
         **circumstances,
     }

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
+from . import cluster, integrity, jobs, records, runs, study
 from . import data as sets
-from . import integrity, jobs, records, runs, study
 from .errors import SodlibError
 from .pixels import open_pixels
 from .presets import PRESETS, preset_named
@@ -30,19 +30,21 @@ Root = Annotated[Path | None, typer.Option("--data", help="Folder that holds the
 Preset = Annotated[PresetName, typer.Option(help="How much computing the run gets.")]
 Results = Annotated[Path, typer.Option(help="Folder of the records.")]
 Minutes = Annotated[float | None, typer.Option(min=0, help="Stop in good order within so many minutes.")]
+Table = Annotated[int | None, typer.Option(help="Only what this table of the paper needs.")]
+Figure = Annotated[int | None, typer.Option(help="Only what this figure of the paper needs.")]
 Only = Annotated[list[str] | None, typer.Option(help='An item, such as "table 6", or part of a key; may be repeated.')]
 
 
 @app.command("list")
 def study_list(
     preset: Preset = PresetName.lite,
-    table: Annotated[int | None, typer.Option(help="Only what this table of the paper needs.")] = None,
-    figure: Annotated[int | None, typer.Option(help="Only what this figure of the paper needs.")] = None,
+    table: Table = None,
+    figure: Figure = None,
     only: Only = None,
     results: Results = records.RESULTS,
 ) -> None:
     """The declared runs: which are recorded, what they feed, what the missing ones will take on this machine."""
-    words = [*(only or ()), *([f"table {table}"] if table else []), *([f"figure {figure}"] if figure else [])]
+    words = _words(table, figure, only)
     chosen, settings = study.choose(words, preset.value), preset_named(preset.value)
     known = jobs.rates(records.every(results), records.hardware())
     missing = {}
@@ -71,21 +73,31 @@ def study_list(
 @app.command("run")
 def study_run(
     preset: Preset = PresetName.lite,
+    table: Table = None,
+    figure: Figure = None,
     only: Only = None,
     minutes: Minutes = None,
-    count: Annotated[int, typer.Option("--jobs", min=1, help="Runs at once, on this machine's cores or GPUs.")] = 1,
+    count: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Runs at once; 1 by default, with --ray what has room.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help='Spread over a ray cluster: "auto", host:port of its head, or "local".')
+    ] = None,
     data: Root = None,
     results: Results = records.RESULTS,
 ) -> None:
     """Make the declared runs that have no record yet; the next call goes on where this one stopped."""
-    chosen = study.choose(only or (), preset.value)
-    settings = preset_named(preset.value)
-    # Missing data is told once and not by every run; what is decoded here the workers find.
-    for name in filter(None, (settings.train, settings.validation, settings.follow)):
-        open_pixels(settings.load(name, data))
-    for name in settings.tests:
-        settings.load(name, data)
-    workers = jobs.LocalWorkers(preset.value, results, data, count)
+    chosen = study.choose(_words(table, figure, only), preset.value)
+    if ray:
+        workers: jobs.Workers = cluster.RayWorkers(preset.value, results, data, ray, count)
+    else:
+        settings = preset_named(preset.value)
+        # Missing data is told once and not by every run; what is decoded here the workers find.
+        for name in filter(None, (settings.train, settings.validation, settings.follow)):
+            open_pixels(settings.load(name, data))
+        for name in settings.tests:
+            settings.load(name, data)
+        workers = jobs.LocalWorkers(preset.value, results, data, count or 1)
     outcome = jobs.work(chosen, preset.value, results, workers, minutes, typer.echo)
     if outcome.paused or outcome.left:
         typer.echo(
@@ -138,6 +150,10 @@ def study_check(data: Root = None, results: Results = records.RESULTS) -> None:
     if problems:
         raise SodlibError(f"{len(problems)} problems in {results}")
     typer.echo(f"{len(records.every(results))} records, all whole, of the same data and declared")
+
+
+def _words(table: int | None, figure: int | None, only: list[str] | None) -> list[str]:
+    return [*(only or ()), *([f"table {table}"] if table else []), *([f"figure {figure}"] if figure else [])]
 
 
 def _pause(*_: object) -> None:

@@ -143,7 +143,7 @@ def train(
             observer.step(step - recipe.first_step)
             if step % steps_per_epoch == 0 or step == last:
                 _require_finite(losses, step, recipe)
-                seconds = before + time.monotonic() - started
+                seconds, scoring = before + time.monotonic() - started, time.monotonic()
                 scores = {
                     f"validation_{name}": value for name, value in validate(model, validation, recipe.size).items()
                 }
@@ -158,6 +158,7 @@ def train(
                     **gamma_counts(model),
                     "images_per_second": len(losses) * recipe.batch / seconds,
                     "seconds": seconds,
+                    "scoring_seconds": time.monotonic() - scoring,
                 }
                 history.append(entry)
                 observer.epoch(entry)

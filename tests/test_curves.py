@@ -16,7 +16,7 @@ from sodlib.prediction import predict_set
 
 @pytest.fixture(scope="module")
 def images():
-    return find_set("cutouts/test").subset(range(60), "60 cutouts")
+    return find_set("cutouts/test").subset(range(100), "100 cutouts")
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +47,15 @@ def through_file(scores):
         return {protocol: unpack(arrays, protocol) for protocol in scores}, size
 
 
-def ends(result, name):
-    return np.array(interval(bootstrap(result, 2000)[name]))
+def ends(result, name, resamples=1000):
+    return np.array(interval(bootstrap(result, resamples)[name]))
 
 
 @st.composite
 def random_scores(draw):
     """Scores of random maps, from noise to nearly exact ones, of few or many levels."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    count, contrast, noise = draw(st.integers(1, 200)), draw(st.integers(0, 230)), draw(st.integers(0, 80))
+    count, contrast, noise = draw(st.integers(1, 100)), draw(st.integers(0, 230)), draw(st.integers(0, 80))
     salient = random.random((count, 8, 8)) < random.random((count, 1, 1))
     levels = np.clip(20 + contrast * salient + noise * random.standard_normal(salient.shape), 0, 255).astype(np.uint8)
     pairs = list(zip(levels, salient * np.uint8(255), strict=True))
@@ -63,37 +63,38 @@ def random_scores(draw):
 
 
 @given(random_scores())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_what_comes_back(scores):
     for protocol, result in through_file(scores)[0].items():
         exact, thresholds = scores[protocol], result["thresholds"]
         assert result["protocol"] == protocol and result["images"] == exact["images"]
         assert exact["curve"]["f"][thresholds].max() == exact["max_f"]
-        assert len(thresholds) <= 33 and (np.diff(thresholds.astype(int)) > 0).all()
+        assert len(thresholds) <= 65 and (np.diff(thresholds.astype(int)) > 0).all()
         for name in ("precision", "recall"):
             np.testing.assert_allclose(
                 result["per_image"][name], exact["per_image"][name][:, thresholds], rtol=0, atol=0.501 / 255
             )
         np.testing.assert_allclose(ends(result, "mae"), ends(exact, "mae"), rtol=0, atol=1e-6)
-        tolerance = 0.004 / exact["images"] ** 0.5
+        tolerance = 0.02 / exact["images"] ** 0.5  # of an interval about 2 / sqrt(images) wide
         np.testing.assert_allclose(ends(result, "max_f"), ends(exact, "max_f"), rtol=0, atol=tolerance)
 
 
 def test_intervals_of_a_network_agree(scores):
     for protocol, result in through_file(scores)[0].items():
-        np.testing.assert_allclose(ends(result, "max_f"), ends(scores[protocol], "max_f"), rtol=0, atol=3e-4)
-        np.testing.assert_allclose(ends(result, "mae"), ends(scores[protocol], "mae"), rtol=0, atol=1e-6)
+        for name, tolerance in (("max_f", 3e-4), ("mae", 1e-6)):
+            expected = ends(scores[protocol], name, 10_000)
+            np.testing.assert_allclose(ends(result, name, 10_000), expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize(("count", "kilobytes"), [(1000, 60), (5019, 180)])
+@pytest.mark.parametrize(("count", "kilobytes"), [(1000, 50), (5019, 180)])
 def test_size_on_a_benchmark(scores, count, kilobytes):
     # As many images as the benchmark has, none like another: each a mixture of two.
     random = np.random.default_rng(0)
-    first, second = random.integers(0, 60, (2, count))
+    first, second = random.integers(0, 100, (2, count))
     share = random.random((count, 1))
     mixed = {}
     for protocol, result in scores.items():
-        columns = (np.reshape(values, (60, -1)) for values in result["per_image"].values())
+        columns = (np.reshape(values, (100, -1)) for values in result["per_image"].values())
         precision, recall, mae = (share * values[first] + (1 - share) * values[second] for values in columns)
         mixed[protocol] = _summary(list(zip(precision, recall, mae[:, 0], strict=True)), protocol)
     assert through_file(mixed)[1] < kilobytes * 1000
@@ -119,10 +120,10 @@ def test_a_run_equals_itself(scores):
 
 def test_what_cannot_be_compared_is_named(scores):
     packed = through_file(scores)[0]
-    with pytest.raises(sodlib.SodlibError, match="60 images by released and 60 images by pysodmetrics"):
+    with pytest.raises(sodlib.SodlibError, match="100 images by released and 100 images by pysodmetrics"):
         paired(packed["released"], packed["pysodmetrics"])
     fewer = packed["released"] | {"per_image": {k: v[:9] for k, v in packed["released"]["per_image"].items()}}
-    with pytest.raises(sodlib.SodlibError, match="60 images by released and 9 images by released"):
+    with pytest.raises(sodlib.SodlibError, match="100 images by released and 9 images by released"):
         paired(packed["released"], fewer)
     with pytest.raises(sodlib.SodlibError, match="'released/precision' is missing"):
         unpack(pack({"pysodmetrics": scores["pysodmetrics"]}), "released")

@@ -159,6 +159,7 @@ def test_runs_are_chosen_by_item_or_key():
 TINY = """
 import sys
 from dataclasses import replace
+import sodlib.__main__
 from sodlib import presets, runs, unfinished
 from sodlib.progress import Silent
 from sodlib.study import Pruning, Run
@@ -175,6 +176,8 @@ class Says(Silent):
         print("step", done, flush=True)
 
 runs.obtain(Run(), "smoke", runs.Surroundings(Path(sys.argv[1]), observer=Says()))
+# A bare machine has none of these.
+assert not {"IPython", "ipywidgets", "jupyterlab", "matplotlib", "papermill", "ray", "seaborn"} & set(sys.modules)
 """
 
 
@@ -198,12 +201,12 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path):
             elif int(step) == last:
                 process.send_signal(signal.SIGKILL)
         assert process.wait() == (-9 if last else 0)
-    assert begun[0] == 0 and 6 <= begun[1] <= 8 and 13 <= begun[2] <= 15
+    assert begun[0] == 0 and 6 <= begun[1] < 13 <= begun[2] < 20
     (whole,), (killed,) = (records.every(tmp_path / name) for name in ("whole", "killed"))
     assert whole.key == killed.key
     pairs = zip(whole.model().state_dict().items(), killed.model().state_dict().items(), strict=True)
     assert all(name == other and torch.equal(a, b) for (name, a), (other, b) in pairs)
-    times = ("seconds", "images_per_second")
+    times = ("seconds", "scoring_seconds", "images_per_second")
     histories = [
         [{name: value for name, value in entry.items() if name not in times} for entry in found.data["history"]]
         for found in (whole, killed)

@@ -1,0 +1,46 @@
+"""How the short presets were found: what was tried for a budget of images, and what the validation split said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from . import records
+from .presets import PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS, TRIED, Preset
+from .study import Run
+
+
+def tried(place: Path = records.RESULTS) -> pd.DataFrame:
+    """One row a try, csnet-x1 with dynamic decay and seed 0, by preset: batch, learning rate, epochs, and from its
+    record the steps, their product with the rate over the published one, validation max F-measure and MAE, gammas
+    below 1e-2 and 1e-20, images a second and the hardware. A try without a record has empty cells. "kept as" names the
+    preset that has its numbers."""
+    rows = []
+    for preset in TRIED:
+        row = {
+            "tried for": preset.name.partition("-")[0],
+            "batch": preset.batch,
+            "learning rate": preset.learning_rate,
+            "epochs": preset.epochs,
+        }
+        if record := records.find(Run().key(preset.name), place):
+            last = record.data["history"][-1]
+            row |= {
+                "steps": last["steps"],
+                "rate x steps, published = 1": last["steps"]
+                * preset.learning_rate
+                / (PUBLISHED_STEPS * PUBLISHED_RATE),
+                "validation max F": last["validation_max_f"],
+                "validation MAE": last["validation_mae"],
+                "gammas below 1e-2": last["gammas_below_1e-2"],
+                "gammas below 1e-20": last["gammas_below_1e-20"],
+                "images/s": last["images_per_second"],
+                "hardware": record.data["hardware"],
+            }
+        rows.append(row | {"kept as": next((name for name in ("lite", "fast") if _same(PRESETS[name], preset)), "")})
+    return pd.DataFrame(rows)
+
+
+def _same(first: Preset, second: Preset) -> bool:
+    return all(getattr(first, name) == getattr(second, name) for name in ("train", "batch", "learning_rate", "epochs"))

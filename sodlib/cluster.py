@@ -25,7 +25,7 @@ import torch
 from . import records
 from .data import EMBEDDED_SETS, data_root
 from .errors import SodlibError
-from .jobs import PAUSED, SHORTEST, TAKEN, is_done
+from .jobs import PAUSED, SHORTEST, is_done
 from .presets import preset_named
 from .progress import Lines
 from .records import REPOSITORY, Record
@@ -92,16 +92,15 @@ class Keeper:
         return lines
 
 
-class _Told(io.TextIOBase):
-    """A stream whose lines go to the keeper."""
+class _Told(Lines):
+    """Lines that go to the keeper."""
 
     def __init__(self, keeper: Any) -> None:
-        self.keeper = keeper
+        super().__init__(named=True)
+        self._keeper = keeper
 
-    def write(self, text: str) -> int:
-        if text.strip():
-            self.keeper.say.remote(text.rstrip())
-        return len(text)
+    def _write(self, line: str) -> None:
+        self._keeper.say.remote(line)
 
 
 def make(run: Run, preset: str, root: Path | None, deadline: float, keeper: Any) -> tuple[int, str]:
@@ -114,6 +113,8 @@ def make(run: Run, preset: str, root: Path | None, deadline: float, keeper: Any)
         root = None
     import ray
 
+    # ray has given the run one core, but told torch too late.
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="sodlib-") as folder:
         place = Path(folder)
         turn, seconds, files = ray.get(keeper.begin.remote(run, preset, node, deadline))
@@ -125,7 +126,7 @@ def make(run: Run, preset: str, root: Path | None, deadline: float, keeper: Any)
         where = Surroundings(
             place,
             root,
-            observer=Lines(_Told(keeper), named=True),
+            observer=_Told(keeper),
             deadline=time.monotonic() + max(0, seconds - SHORTEST / 4),
             saved=lambda path: ray.get(keeper.keep.remote(key, turn, path.read_bytes())),
         )
@@ -162,7 +163,6 @@ class RayWorkers:
         self.keeper = keeper.remote(self.place, records.circumstances()["commit"])
         self.make = ray.remote(make).options(num_cpus=1, num_gpus=GPU_SHARE if self.gpus else 0, max_retries=RETRIES)
         self.running: dict[Any, tuple[Run, ExitStack]] = {}
-        self.taken: list[tuple[Run, int]] = []
 
     def free(self) -> bool:
         room = 0
@@ -175,17 +175,21 @@ class RayWorkers:
 
     def start(self, run: Run, seconds: float) -> None:
         claims = ExitStack()
-        if not claims.enter_context(claim(self.place, run.key(self.preset), wait=False)):
-            self.taken.append((run, TAKEN))
-            return
+        # For other queues; this one has just asked whether the run is free.
+        claims.enter_context(claim(self.place, run.key(self.preset), wait=False))
         task = self.make.remote(run, self.preset, self.root, time.monotonic() + seconds, self.keeper)
         self.running[task] = run, claims
 
     def wait(self) -> list[tuple[Run, int]]:
-        results, self.taken = self.taken, []
-        ended = self.ray.wait(list(self.running), timeout=0.5)[0] if self.running else []
-        for line in self.ray.get(self.keeper.said.remote()):
+        ended, _ = self.ray.wait(list(self.running), timeout=0.5)
+        try:
+            lines = self.ray.get(self.keeper.said.remote())
+        except self.ray.exceptions.RayActorError as error:
+            reason = str(error).partition("\n")[0]
+            raise SodlibError(f"the keeper of the records was lost ({reason}); the same command goes on") from error
+        for line in lines:
             print(line, flush=True)
+        results = []
         for task in ended:
             run, claims = self.running.pop(task)
             claims.close()
@@ -223,20 +227,16 @@ def _connected(address: str, preset: str) -> ModuleType:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, port), timeout=PATIENCE).close()
         with tempfile.TemporaryDirectory() as folder:
-            shutil.copytree(
-                Path(__file__).parent, Path(folder) / "sodlib", ignore=shutil.ignore_patterns("__pycache__")
-            )
-            if _embedded(preset):
-                shutil.copytree(REPOSITORY / "data" / "cutouts", Path(folder) / "data" / "cutouts")
+            for part in ["sodlib", *(["data/cutouts"] if _embedded(preset) else [])]:
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(REPOSITORY / part, Path(folder) / part, ignore=ignored)
             options = {"include_dashboard": False} if address == "local" else {}
             environment = {"working_dir": folder}
             ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR", **options)
     # ray answers with nearly any exception: ConnectionError, RuntimeError, ValueError, Exception.
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise SodlibError(
-            f"--ray {address}: no cluster can be used there ({reason}); `ray start` starts one"
-        ) from error
+        raise SodlibError(f"no cluster answers at --ray {address} ({reason}); `ray start` starts one") from error
     return ray
 
 

@@ -2,10 +2,13 @@
 
     torchrun --nproc-per-node 8 -m sodlib train --preset paper
 
+On several machines, each with the training images, the same with `--nnodes 2 --node-rank 0 --master-addr HOST`, and
+on the second one `--node-rank 1`; the record is written on the first.
+
 Every process takes an equal part of every batch. The batch norms see the moments of the whole batch, and gradients,
-loss and the pooled features of dynamic decay are averaged, so that all networks stay the same. The first process
-leads: it alone decides, scores and writes, and tells the others at every step what to do. Without `torchrun` there is
-one process and nothing to exchange.
+loss and the pooled features of dynamic decay are averaged, so that all networks stay the same, and the same as in one
+process but for rounding. The first process leads: it alone decides, scores and writes, and tells the others at every
+step what to do. Without `torchrun` there is one process and nothing to exchange.
 """
 
 from __future__ import annotations
@@ -31,10 +34,10 @@ GRACE = 10
 
 @cache
 def join() -> None:
-    """Meet the other processes that `torchrun` started; this one then works on the GPU of its local rank, if there is
-    one. Without `torchrun`, and after the first time, nothing happens. Raises SodlibError where a process lacks a GPU.
-    """
-    if not (distributed.is_available() and distributed.is_torchelastic_launched()):
+    """Meet the other processes that `torchrun` started; where there are GPUs, this one then works on that of its local
+    rank. Without others, and after the first time, nothing happens. Raises SodlibError where a process lacks a GPU."""
+    started = distributed.is_available() and distributed.is_torchelastic_launched()
+    if not started or os.environ["WORLD_SIZE"] == "1":
         return
     backend = "gloo"
     if torch.cuda.is_available():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import distributed
 
 from . import cluster, integrity, jobs, records, runs, study
 from . import data as sets
@@ -87,6 +88,8 @@ def study_run(
     results: Results = records.RESULTS,
 ) -> None:
     """Make the declared runs that have no record yet; the next call goes on where this one stopped."""
+    if distributed.is_torchelastic_launched():
+        raise SodlibError("`study run` is a queue of single runs; start it without torchrun")
     chosen = study.choose(_words(table, figure, only), preset.value)
     if ray:
         workers: jobs.Workers = cluster.RayWorkers(preset.value, results, data, ray, count)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sodlib
-from sodlib import records, runs, study
+from sodlib import integrity, records, runs, study
 from sodlib.data import find_set
 from sodlib.metrics import score
 from sodlib.page import Page
@@ -237,11 +237,6 @@ def test_long_presets_keep_rate_times_steps():
         assert preset.learning_rate * preset.epochs * 418 == pytest.approx(PUBLISHED_RATE * PUBLISHED_STEPS, rel=0.06)
 
 
-def test_declared_runs_are_different():
-    keys = [declared.run.key("lite") for declared in STUDY]
-    assert len(set(keys)) == len(keys)
-
-
 def test_evidence_is_chosen_for_all_runs_of_a_table(tmp_path):
     wanted = [Run(), Run(seed=1)]
     assert study.best_preset(wanted, tmp_path) is None
@@ -251,15 +246,11 @@ def test_evidence_is_chosen_for_all_runs_of_a_table(tmp_path):
     assert study.best_preset(wanted, tmp_path) == "fast"
 
 
-def test_committed_records_are_whole():
-    """Every committed record belongs to the study, by its own description, and none is too large."""
-    declared = {declared.run.key(preset): (declared.run, preset) for declared in STUDY for preset in PRESETS}
-    for folder in records.RESULTS.glob("*/record.json"):
-        record = records.Record(folder.parent)
-        run, preset = declared[record.key]
-        assert json.loads(json.dumps(run.description(preset))) == {k: record.data[k] for k in ("run", "preset")}
-        assert record.data["history"] and record.arrays
-        assert sum(path.stat().st_size for path in folder.parent.glob("*.*") if path.suffix != ".safetensors") < 300_000
+def test_committed_records_are_whole_and_small():
+    assert integrity.check_records(records.RESULTS, STUDY) == []
+    for record in records.every(records.RESULTS):
+        assert record.data["history"]
+        assert sum(file.stat().st_size for file in record.folder.iterdir() if file.suffix != ".safetensors") < 300_000
 
 
 def test_damaged_records_are_named(tmp_path):

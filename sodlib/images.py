@@ -48,7 +48,9 @@ def normalise(images: Tensor) -> Tensor:
 @torch.inference_mode(False)
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     """Kept on the device: a copy from the host at every batch would make it wait."""
-    return tuple(torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STANDARD_DEVIATION))
+    return tuple(
+        torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1) for values in (MEAN, STANDARD_DEVIATION)
+    )
 
 
 def to_input(image: np.ndarray, size: int) -> Tensor:

@@ -157,7 +157,7 @@ def _processor() -> str:
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name}, {cores()} cores"
+    return f"{name}, {cores()} core{'' if cores() == 1 else 's'}"
 
 
 def _commit() -> str | None:

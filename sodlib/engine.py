@@ -75,6 +75,8 @@ class Engine:
         """One step on inputs `[B, 3, S, S]` and targets `[B, 1, S, S]` with the learning rate `rate`; the loss before
         the step, `[]`, detached and still on the device."""
         self.model.train()
+        # Only where the decoded images do not fit on the device does this move anything.
+        images, targets = (tensor.to(self.device, non_blocking=True) for tensor in (images, targets))
         self._rate = self._rate.fill_(rate) if self._captures else rate
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate

@@ -88,7 +88,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def slow(cluster, monkeypatch):
-    """Workers whose runs take a while and keep a checkpoint at every step; here the same preset."""
+    """Workers whose runs take a while and keep a checkpoint every few steps; here the same preset."""
     import ray
 
     def setup():
@@ -98,8 +98,12 @@ def slow(cluster, monkeypatch):
         from sodlib.presets import PRESETS
         from sodlib.unfinished import Checkpoint
 
+        def due(checkpoint):
+            time.sleep(0.1)
+            return time.monotonic() - checkpoint._written > 0.3
+
         PRESETS["smoke"] = replace(PRESETS["smoke"], **longer)
-        Checkpoint.due = lambda _: not time.sleep(0.1)
+        Checkpoint.due = due
 
     longer, init = LONGER, ray.init
 
@@ -186,4 +190,4 @@ def test_a_run_stops_with_a_checkpoint_when_its_time_is_over(cluster, slow, tmp_
     finally:
         workers.stop()
     assert results == [(Run(), PAUSED)]
-    assert Checkpoint(checkpoint_file(tmp_path, Run().key("smoke"))).read()["step"] == 1
+    assert Checkpoint(checkpoint_file(tmp_path, Run().key("smoke"))).read()["step"] in (1, 2)

@@ -124,6 +124,8 @@ def _obtain(run: Run, preset: str, where: Surroundings, weights: bool) -> Record
     if record := found():
         return record
     settings = preset_named(preset)
+    # An unknown network is refused before a folder is made for it.
+    plan_channels(run.network, run.width, run.split, run.stages)
     names = dict.fromkeys([settings.train, settings.validation, *settings.test_sets(where.root)])
     sets = {name: settings.load(name, where.root) for name in names}
     parent = _obtain(run.parent, preset, where, weights=True) if run.pruning else None

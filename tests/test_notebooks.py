@@ -5,8 +5,8 @@ import os
 import pytest
 from conftest import REPOSITORY
 
-from sodlib import study
 from sodlib.notebooks import run_notebooks
+from sodlib.presets import PRESETS
 
 NAMES = sorted(path.name for path in (REPOSITORY / "notebooks").glob("*.ipynb") if ".failed." not in path.name)
 
@@ -32,6 +32,6 @@ def test_notebook_runs_at_smoke(name, output, monkeypatch):
 
 def test_smoke_is_small():
     """The batch above stays quick only while a smoke run is a matter of seconds."""
-    smoke = study.PRESETS["smoke"]
+    smoke = PRESETS["smoke"]
     assert smoke.epochs * smoke.steps_per_epoch * smoke.batch <= 200 and smoke.size <= 64 and smoke.images <= 64
     assert smoke.train.startswith("cutouts/")

@@ -6,7 +6,6 @@ actor on the queue's machine, the keeper, hands a node what a run begins with an
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import shutil
@@ -59,7 +58,7 @@ class Keeper:
         key = run.key(preset)
         self.turns[key] += 1
         if self.turns[key] > 1:
-            self.lines.append(f"{key}: its worker was lost, {node} takes over")
+            self.lines.append(f"{key}: begins again on {node}")
         folders = {self.place / key, self.place / run.parent.key(preset)}
         paths = [checkpoint_file(self.place, key), *(path for folder in folders for path in folder.glob("*"))]
         files = {str(path.relative_to(self.place)): path.read_bytes() for path in paths if path.is_file()}
@@ -68,8 +67,13 @@ class Keeper:
     def keep(self, key: str, turn: int, content: bytes) -> None:
         """Take a checkpoint. Raises SodlibError where it cannot be written."""
         if turn == self.turns[key]:
-            state = torch.load(io.BytesIO(content), weights_only=True)
-            Checkpoint(checkpoint_file(self.place, key)).write(state)
+            path = checkpoint_file(self.place, key)
+            beside = path.with_name(f".{path.name}.part")
+            try:
+                _unpack({beside.name: content}, beside.parent)
+                os.replace(beside, path)
+            except OSError as error:
+                raise SodlibError(f"{path}: the checkpoint cannot be written ({error.strerror})") from error
 
     def deliver(self, key: str, turn: int, files: dict[str, bytes]) -> None:
         """Take a record, whole or not at all. Raises SodlibError where it cannot be written."""

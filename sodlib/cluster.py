@@ -36,8 +36,6 @@ from .unfinished import Checkpoint, Paused
 GPU_SHARE = 1 / 4
 #: How often a run is started again after its worker or its node was lost.
 RETRIES = 3
-#: Seconds within which a cluster must answer.
-PATIENCE = 10
 
 
 class Keeper:
@@ -52,9 +50,8 @@ class Keeper:
         self.lines: list[str] = []
 
     def begin(self, run: Run, preset: str, node: str, deadline: float) -> tuple[int, float, dict[str, bytes]]:
-        """A worker begins the run, by `deadline` of this machine's clock: its turn, the seconds left, and the files
-        to begin with by their path below `place`, which are the checkpoint and the records of the run and its
-        training."""
+        """A worker begins the run: its turn, the seconds until `deadline` of this machine's clock, and the files to
+        begin with by path below `place`, the checkpoint and the records of the run and its training."""
         key = run.key(preset)
         self.turns[key] += 1
         if self.turns[key] > 1:
@@ -73,6 +70,7 @@ class Keeper:
                 _unpack({beside.name: content}, beside.parent)
                 os.replace(beside, path)
             except OSError as error:
+                beside.unlink(missing_ok=True)
                 raise SodlibError(f"{path}: the checkpoint cannot be written ({error.strerror})") from error
 
     def deliver(self, key: str, turn: int, files: dict[str, bytes]) -> None:
@@ -160,20 +158,17 @@ class RayWorkers:
         self.root = found and found.resolve()
         self.ray = ray = _connected(address, preset)
         self.gpus = "GPU" in ray.cluster_resources()
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
+        node = ray.get_runtime_context().get_node_id()
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         keeper = ray.remote(Keeper).options(num_cpus=0, scheduling_strategy=here)
         self.keeper = keeper.remote(self.place, records.circumstances()["commit"])
         self.make = ray.remote(make).options(num_cpus=1, num_gpus=GPU_SHARE if self.gpus else 0, max_retries=RETRIES)
         self.running: dict[Any, tuple[Run, ExitStack]] = {}
 
     def free(self) -> bool:
-        room = 0
-        for node in self.ray.nodes():
-            resources = node["Resources"] if node["Alive"] else {}
-            shares = resources.get("GPU", 0) / GPU_SHARE if self.gpus else resources.get("CPU", 0)
-            room += int(min(shares, resources.get("CPU", 0)))
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        shares = (node.get("GPU", 0) / GPU_SHARE if self.gpus else math.inf for node in nodes)
+        room = sum(int(min(node.get("CPU", 0), share)) for node, share in zip(nodes, shares, strict=True))
         # A cluster that grows on demand must see some.
         return len(self.running) < min(max(room, 1), self.count or math.inf)
 
@@ -229,14 +224,14 @@ def _connected(address: str, preset: str) -> ModuleType:
         if address not in ("auto", "local"):
             # ray itself tries for minutes.
             host, _, port = address.rpartition(":")
-            socket.create_connection((host, port), timeout=PATIENCE).close()
+            socket.create_connection((host, port), timeout=10).close()
         with tempfile.TemporaryDirectory() as folder:
             for part in ["sodlib", *(["data/cutouts"] if _embedded(preset) else [])]:
                 ignored = shutil.ignore_patterns("__pycache__")
                 shutil.copytree(REPOSITORY / part, Path(folder) / part, ignore=ignored)
             options = {"include_dashboard": False} if address == "local" else {}
-            environment = {"working_dir": folder}
-            ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR", **options)
+            options |= {"log_to_driver": False, "logging_level": "ERROR"}
+            ray.init(address, runtime_env={"working_dir": folder}, **options)
     # ray answers with nearly any exception: ConnectionError, RuntimeError, ValueError, Exception.
     except Exception as error:
         reason = str(error).partition("\n")[0]

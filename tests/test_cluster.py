@@ -20,7 +20,7 @@ from sodlib.runs import Surroundings, checkpoint_file
 from sodlib.study import Declared, Pruning, Run
 from sodlib.unfinished import Checkpoint
 
-LONGER = {"epochs": 5, "steps_per_epoch": 8, "size": 32, "batch": 2, "images": 18}
+LONGER = {"epochs": 4, "steps_per_epoch": 8, "size": 32, "batch": 2, "images": 18}
 
 
 def test_a_worker_that_was_given_up_for_lost_changes_nothing(tmp_path):
@@ -91,7 +91,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def slow(cluster, monkeypatch):
-    """Workers whose runs take a while and keep a checkpoint every third step; here the same preset."""
+    """Workers whose runs take a while and keep a checkpoint every fourth step; here the same preset."""
     import ray
 
     def setup():
@@ -106,7 +106,7 @@ def slow(cluster, monkeypatch):
 
         def due(_):
             time.sleep(0.1)
-            return next(calls) % 3 == 0
+            return next(calls) % 4 == 0
 
         PRESETS["smoke"] = replace(PRESETS["smoke"], **longer)
         Checkpoint.due = due

@@ -64,14 +64,7 @@ class Keeper:
     def keep(self, key: str, turn: int, content: bytes) -> None:
         """Take a checkpoint. Raises SodlibError where it cannot be written."""
         if turn == self.turns[key]:
-            path = checkpoint_file(self.place, key)
-            beside = path.with_name(f".{path.name}.part")
-            try:
-                _unpack({beside.name: content}, beside.parent)
-                os.replace(beside, path)
-            except OSError as error:
-                beside.unlink(missing_ok=True)
-                raise SodlibError(f"{path}: the checkpoint cannot be written ({error.strerror})") from error
+            Checkpoint(checkpoint_file(self.place, key)).put(content)
 
     def deliver(self, key: str, turn: int, files: dict[str, bytes]) -> None:
         """Take a record, whole or not at all. Raises SodlibError where it cannot be written."""

@@ -30,7 +30,7 @@ class Engine:
     bfloat16 and captures the step as one CUDA graph at the first call, after which the batch must keep its shape.
 
     Where processes train together (`distributed`), batch norm statistics, loss, gradients and pooled features are those
-    of the whole batch; this goes with "plain".
+    of the whole batch, and the speed is "plain".
 
     Raises SodlibError for an unknown decay or speed.
     """
@@ -40,17 +40,18 @@ class Engine:
     ) -> None:
         if speed not in SPEEDS:
             raise SodlibError(f"unknown speed {speed!r}; choose one of {', '.join(SPEEDS)}")
-        self.model, self.decay, self.speed = model.to(memory_format=torch.channels_last), decay, speed
+        self.model, self.decay = model.to(memory_format=torch.channels_last), decay
+        self._fast = speed == "fast" and not distributed.joined()
         self.device = next(model.parameters()).device
-        self._captures = speed == "fast" and self.device.type == "cuda"
+        self._captures = self._fast and self.device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
         # A CUDA graph reads the learning rate where it was at the capture, so it has to be a tensor.
         self._rate = torch.zeros((), device=self.device) if self._captures else 0.0
         groups = parameter_groups(model, decay, decay_weight)
-        fused_adam = {"fused": True, "capturable": self._captures} if speed == "fast" else {}
+        fused_adam = {"fused": True, "capturable": self._captures} if self._fast else {}
         self.optimizer = torch.optim.Adam(groups, betas=BETAS, **fused_adam)
         self.dynamic = None if decay == "standard" else DynamicWeightDecay(model, decay, dynamic_weight)
-        parts = stand_ins(self.device) if speed == "fast" else {}
+        parts = stand_ins(self.device) if self._fast else {}
         if distributed.joined():
             parts = {"norm_activation": distributed.norm_activation}
         self._replaced = [(module, name) for module in model.modules() for name in parts if hasattr(module, name)]
@@ -149,7 +150,7 @@ class Engine:
                 if key not in own:
                     # As Adam itself would make it: the fused one counts its steps on the device and needs moments in
                     # the layout of the parameter.
-                    counter = torch.zeros((), device=self.device if self.speed == "fast" else "cpu")
+                    counter = torch.zeros((), device=self.device if self._fast else "cpu")
                     own[key] = counter if key == "step" else torch.empty_like(parameter)
                 own[key].copy_(value)
             for key in own.keys() - state.get(name, {}).keys():

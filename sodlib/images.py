@@ -12,29 +12,34 @@ MEAN = (0.485, 0.456, 0.406)
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
 
-@lru_cache(maxsize=1024)
-def resize_taps(source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Bilinear interpolation from `source` to `target` pixels: the two source pixels of every target pixel, and the
-    weight of the second, `[target]` each.
+def taps(source: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bilinear interpolation from `source` pixels (any shape `[...]`) to `target` pixels: the two source pixels of
+    every target pixel, and the weight of the second, `[..., target]` each.
 
     Pixel centres are half-integers, there is no anti-aliasing, and what lies beyond the border is mirrored
     about the centre of the border pixel. These are the conventions of scikit-image's `resize` with order 1,
     which the released code uses in training and test.
     """
+    source = np.asarray(source)[..., None]
     position = (np.arange(target) + 0.5) * source / target - 0.5
-    lower = np.floor(position).astype(int)
-    taps = []
+    lower = np.floor(position).astype(np.int64)
+    pixels = []
     for index in (lower, lower + 1):
         mirrored = np.where(index < 0, -index, np.where(index >= source, 2 * source - 2 - index, index))
-        taps.append(torch.from_numpy(np.clip(mirrored, 0, source - 1)))
-    return taps[0], taps[1], torch.from_numpy((position - lower).astype(np.float32))
+        pixels.append(np.clip(mirrored, 0, source - 1))
+    return pixels[0], pixels[1], (position - lower).astype(np.float32)
+
+
+@lru_cache(maxsize=1024)
+def _side_taps(source: int, target: int) -> tuple[Tensor, ...]:
+    return tuple(map(torch.from_numpy, taps(np.array(source), target)))
 
 
 def resize(pixels: Tensor, height: int, width: int) -> Tensor:
     """Bilinear resizing of float `[..., H, W]` to `[..., height, width]`."""
-    first, second, weight = (tap.to(pixels.device) for tap in resize_taps(pixels.shape[-2], height))
+    first, second, weight = (tap.to(pixels.device) for tap in _side_taps(pixels.shape[-2], height))
     rows = torch.lerp(pixels.index_select(-2, first), pixels.index_select(-2, second), weight[:, None])
-    first, second, weight = (tap.to(pixels.device) for tap in resize_taps(pixels.shape[-1], width))
+    first, second, weight = (tap.to(pixels.device) for tap in _side_taps(pixels.shape[-1], width))
     return torch.lerp(rows.index_select(-1, first), rows.index_select(-1, second), weight)
 
 

@@ -25,8 +25,8 @@ from .records import REPOSITORY, Record
 from .runs import checkpoint_file, claim
 from .study import Declared, Run
 
-#: Exit codes of a worker beside 0 (recorded) and 2 (a mistake, told in one sentence).
-PAUSED, TAKEN = 75, 76
+#: Exit code of a worker that stopped with a checkpoint; 0 is recorded, 2 a mistake that it told in one sentence.
+PAUSED = 75
 #: No run is started with less time than this left, in seconds.
 SHORTEST = 20
 #: DUTS-TR without its validation split, for an estimate where the set is not at hand.
@@ -44,12 +44,13 @@ def units(run: Run, preset: Preset) -> float:
 
 
 def rates(found: Iterable[Record], hardware: str) -> dict[tuple[bool, str], float]:
-    """Seconds a unit by kind (pruned or not) and preset, the median over the records made on this hardware."""
+    """Seconds a unit by kind (pruned or not) and preset, the median over the records made on this hardware at a preset
+    that still exists."""
     samples: dict[tuple[bool, str], list[float]] = {}
     for record in found:
         data = record.data
-        if data["hardware"] == hardware:
-            run, preset = Run.described(data["run"]), PRESETS[data["preset"]["name"]]
+        if data.get("hardware") == hardware and (preset := PRESETS.get(data["preset"]["name"])):
+            run = Run.described(data["run"])
             seconds = data["seconds"] + data["evaluation_seconds"]
             samples.setdefault((run.pruning is not None, preset.name), []).append(seconds / units(run, preset))
     return {kind: statistics.median(values) for kind, values in samples.items()}
@@ -228,8 +229,6 @@ def _note(outcome: Outcome, run: Run, code: int, preset: str) -> None:
         outcome.recorded.append(run)
     elif code == PAUSED:
         outcome.paused.append(run)
-    elif code == TAKEN:
-        outcome.left.append(run)
     elif code < 0:
         reason = "; perhaps memory ran out, run fewer --jobs at once" if code == -9 else ""
         outcome.failed[run] = f"its process was ended by signal {-code}{reason}"

@@ -29,7 +29,7 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shar
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def compiled_source() -> ctypes.CDLL | None:
     """`norm_activation.c`, compiled for this processor in under a second; None where there is no C compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
@@ -63,7 +63,7 @@ class _NormActivation(torch.autograd.Function):
         mean, inverse = x.new_empty(2, x.shape[1])
         features, pooled = torch.empty_like(x), x.new_empty(x.shape[:2])
         tensors = (x, gamma, beta, slope, norm.running_mean, norm.running_var, mean, inverse, features, pooled)
-        library().forward(*(tensor.data_ptr() for tensor in tensors), *_layout(x), norm.eps, norm.momentum)
+        compiled_source().forward(*(tensor.data_ptr() for tensor in tensors), *_layout(x), norm.eps, norm.momentum)
         ctx.save_for_backward(x, gamma, beta, slope, mean, inverse)
         ctx.mark_non_differentiable(pooled)
         ctx.set_materialize_grads(False)
@@ -75,7 +75,7 @@ class _NormActivation(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         gradients = [torch.empty_like(x), *x.new_empty(3, x.shape[1])]
         tensors = (gradient, *ctx.saved_tensors, *gradients)
-        library().backward(*(tensor.data_ptr() for tensor in tensors), *_layout(x))
+        compiled_source().backward(*(tensor.data_ptr() for tensor in tensors), *_layout(x))
         return *gradients, None
 
 
@@ -145,4 +145,4 @@ def stand_ins(device: torch.device) -> dict[str, Any]:
     if device.type != "cpu":
         return {}
     keep_freed_memory()
-    return {"convolution": convolution} | ({"norm_activation": norm_activation_c} if library() else {})
+    return {"convolution": convolution} | ({"norm_activation": norm_activation_c} if compiled_source() else {})

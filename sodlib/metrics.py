@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .data import SaliencySet, read_mask
 from .errors import SodlibError
@@ -101,6 +102,21 @@ def score(
         precision = positives / np.maximum(positives + negatives, 1)
         recall = positives / max(salient.sum(), 1)
     return precision, recall, float(error)
+
+
+def score_batch(maps: Tensor, targets: Tensor) -> Tensor:
+    """`score` by the released protocol for a batch of maps and targets in 0..1, `[B, 1, S, S]`, on their device: MAE,
+    precision and recall in one row each, `[B, 1 + 256 + 256]`."""
+    levels, truth = ((values.flatten(1) * 255).to(torch.uint8) for values in (maps, targets))
+    error = (levels.float() - truth.float()).abs().mean(1) / 255
+    salient = truth > 128
+    bins = levels.long() + LEVELS * salient + 2 * LEVELS * torch.arange(len(levels), device=levels.device)[:, None]
+    counts = torch.bincount(bins.flatten(), minlength=2 * LEVELS * len(levels)).view(-1, 2, LEVELS).double()
+    # Pixels above each threshold: all, less those up to it.
+    negatives, positives = (counts.sum(2, keepdim=True) - counts.cumsum(2)).unbind(1)
+    precision = (positives + SMOOTHING) / (positives + negatives + SMOOTHING)
+    recall = (positives + SMOOTHING) / (salient.sum(1, keepdim=True) + SMOOTHING)
+    return torch.cat([error[:, None].double(), precision, recall], 1)
 
 
 def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:

@@ -21,10 +21,12 @@ from torch import Tensor
 
 from .data import SaliencySet, read_pair
 from .errors import SodlibError
-from .images import normalise
+from .images import normalise, taps
 from .records import REPOSITORY
 
-CACHE = REPOSITORY / "build" / "cache"
+#: In a checkout below its build folder; a copy of the package without one uses the person's own.
+_CHECKOUT = (REPOSITORY / "pyproject.toml").exists()
+CACHE = REPOSITORY / "build" / "cache" if _CHECKOUT else Path.home() / ".cache" / "sodlib"
 
 #: The released crop removes 0 to 14 rows at the top and 1 to 15 at the bottom, and columns likewise.
 CROP_RANGE = 15
@@ -89,16 +91,10 @@ class Pixels:
 
 
 def _taps(sides: np.ndarray, starts: np.ndarray, flips: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
-    """The taps of `images.resize_taps` for a batch: `[B, size]` each, moved by the crop and mirrored."""
-    sides = sides[:, None]
-    position = (np.arange(size) + 0.5) * sides / size - 0.5
-    lower = np.floor(position).astype(np.int64)
-    taps = []
-    for index in (lower, lower + 1):
-        mirrored = np.where(index < 0, -index, np.where(index >= sides, 2 * sides - 2 - index, index))
-        taps.append(np.clip(mirrored, 0, sides - 1) + starts[:, None])
-    taps.append((position - lower).astype(np.float32))
-    return tuple(np.where(flips[:, None], tap[:, ::-1], tap) for tap in taps)
+    """The `images.taps` of a batch, `[B, size]` each, moved by the crop and mirrored."""
+    lower, upper, weight = taps(sides, size)
+    moved = (lower + starts[:, None], upper + starts[:, None], weight)
+    return tuple(np.where(flips[:, None], tap[:, ::-1], tap) for tap in moved)
 
 
 class Stream:

@@ -126,8 +126,8 @@ def _obtain(run: Run, preset: str, where: Surroundings, weights: bool) -> Record
     settings = preset_named(preset)
     # An unknown network is refused before a folder is made for it.
     plan_channels(run.network, run.width, run.split, run.stages)
-    names = dict.fromkeys([settings.train, settings.validation, *settings.test_sets(where.root)])
-    sets = {name: settings.load(name, where.root) for name in names}
+    tests = settings.test_sets(where.root)
+    sets = {name: settings.load(name, where.root) for name in (settings.train, settings.validation, *tests)}
     parent = _obtain(run.parent, preset, where, weights=True) if run.pruning else None
     with claim(where.place, key):
         # Another process may have made it while this one waited.
@@ -135,13 +135,18 @@ def _obtain(run: Run, preset: str, where: Surroundings, weights: bool) -> Record
             return record
         try:
             with _memory_named(key):
-                return _make(run, parent, settings, sets, where)
+                return _make(run, parent, settings, sets, tests, where)
         finally:
             where.observer.close()
 
 
 def _make(
-    run: Run, parent: Record | None, settings: Preset, sets: dict[str, SaliencySet], where: Surroundings
+    run: Run,
+    parent: Record | None,
+    settings: Preset,
+    sets: dict[str, SaliencySet],
+    tests: Sequence[str],
+    where: Surroundings,
 ) -> Record:
     key, device = run.key(settings.name), _device()
     circumstances = records.circumstances()
@@ -157,9 +162,7 @@ def _make(
     making = _Making(run, settings, pixels, checkpoint, where)
     model, history = making.pruned(parent.model()) if parent else making.trained()
     started = time.monotonic()
-    test_scores = {}
-    for name in settings.test_sets(where.root):
-        test_scores[name] = evaluate_all(model, sets[name])
+    test_scores = {name: evaluate_all(model, sets[name]) for name in tests}
     inputs, _ = pixels[settings.validation].squares(range(DEVIATION_IMAGES), settings.size)
     arrays: dict[str, np.ndarray] = {f"gamma/{name}": vector for name, vector in gamma_vectors(model).items()}
     arrays["channel_deviation"] = channel_deviation(model, inputs).astype(np.float32)

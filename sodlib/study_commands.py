@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from torch import distributed
 
-from . import cluster, integrity, jobs, records, runs, study
+from . import cluster, integrity, jobs, presets, records, runs, study
 from . import data as sets
 from .errors import SodlibError
 from .pixels import open_pixels
@@ -94,12 +94,8 @@ def study_run(
     if ray:
         workers: jobs.Workers = cluster.RayWorkers(preset.value, results, data, ray, count)
     else:
-        settings = preset_named(preset.value)
-        # Missing data is told once and not by every run; what is decoded here the workers find.
-        for name in filter(None, (settings.train, settings.validation, settings.follow)):
-            open_pixels(settings.load(name, data))
-        for name in settings.tests:
-            settings.load(name, data)
+        if jobs.pending(chosen, preset.value, results):
+            _prepare(preset_named(preset.value), data)
         workers = jobs.LocalWorkers(preset.value, results, data, count or 1)
     outcome = jobs.work(chosen, preset.value, results, workers, minutes, typer.echo)
     if outcome.paused or outcome.left:
@@ -157,6 +153,14 @@ def study_check(data: Root = None, results: Results = records.RESULTS) -> None:
 
 def _words(table: int | None, figure: int | None, only: list[str] | None) -> list[str]:
     return [*(only or ()), *([f"table {table}"] if table else []), *([f"figure {figure}"] if figure else [])]
+
+
+def _prepare(settings: presets.Preset, root: Path | None) -> None:
+    """Tell of missing data once and not by every run, and decode what the workers will find."""
+    for name in filter(None, (settings.train, settings.validation, settings.follow)):
+        open_pixels(settings.load(name, root))
+    for name in settings.tests:
+        settings.load(name, root)
 
 
 def _pause(*_: object) -> None:

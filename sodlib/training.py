@@ -19,7 +19,7 @@ from .csnet import CSNet
 from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT, gammas
 from .engine import BETAS, Engine
 from .errors import SodlibError
-from .metrics import LEVELS, SMOOTHING, f_measure
+from .metrics import LEVELS, f_measure, score_batch
 from .pixels import Pixels, Stream
 from .progress import Observer, Silent
 from .unfinished import Checkpoint, Paused
@@ -194,8 +194,7 @@ def _share(pixels: Pixels, recipe: Recipe) -> Stream:
 
 
 def _engine(model: CSNet, recipe: Recipe) -> Engine:
-    speed = "plain" if distributed.joined() else "fast"
-    return Engine(model, recipe.decay, recipe.decay_weight, recipe.dynamic_weight, speed)
+    return Engine(model, recipe.decay, recipe.decay_weight, recipe.dynamic_weight)
 
 
 def _require_finite(losses: list[Tensor], step: int, recipe: Recipe) -> None:
@@ -215,25 +214,10 @@ def validate(model: CSNet, pixels: Pixels, size: int, batch: int = 32) -> dict[s
         images, targets = pixels.squares(range(start, min(start + batch, len(pixels))), size)
         logits = model(images)
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((1, 2, 3))
-        parts.append(torch.cat([losses[:, None], square_scores(torch.sigmoid(logits), targets)], 1))
+        parts.append(torch.cat([losses[:, None], score_batch(torch.sigmoid(logits), targets)], 1))
     scores = torch.cat(parts).double().mean(0).cpu().numpy()
     f = f_measure(*scores[2:].reshape(2, LEVELS))
     return {"loss": float(scores[0]), "max_f": float(f.max()), "mae": float(scores[1])}
-
-
-def square_scores(maps: Tensor, targets: Tensor) -> Tensor:
-    """MAE, precision and recall at 256 thresholds, `[B, 1 + 256 + 256]`: `metrics.score` by the released protocol
-    for a batch of maps and targets in 0..1, `[B, 1, S, S]`, on their device."""
-    levels, truth = ((values.flatten(1) * 255).to(torch.uint8) for values in (maps, targets))
-    error = (levels.float() - truth.float()).abs().mean(1) / 255
-    salient = truth > 128
-    bins = levels.long() + LEVELS * salient + 2 * LEVELS * torch.arange(len(levels), device=levels.device)[:, None]
-    counts = torch.bincount(bins.flatten(), minlength=2 * LEVELS * len(levels)).view(-1, 2, LEVELS).double()
-    # Pixels above each threshold: all, less those up to it.
-    negatives, positives = (counts.sum(2, keepdim=True) - counts.cumsum(2)).unbind(1)
-    precision = (positives + SMOOTHING) / (positives + negatives + SMOOTHING)
-    recall = (positives + SMOOTHING) / (salient.sum(1, keepdim=True) + SMOOTHING)
-    return torch.cat([error[:, None].double(), precision, recall], 1)
 
 
 def gamma_counts(model: CSNet) -> dict[str, int]:

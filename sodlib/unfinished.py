@@ -46,13 +46,17 @@ class Checkpoint:
 
     def write(self, state: dict[str, Any]) -> None:
         """Keep this state instead of the last. Raises SodlibError where it cannot be written; the last one stays."""
-        beside = self.path.with_name(f".{self.path.name}.part")
         buffer = io.BytesIO()
         torch.save(state, buffer)
+        self.put(buffer.getvalue())
+
+    def put(self, content: bytes) -> None:
+        """`write` the content of another checkpoint's file."""
+        beside = self.path.with_name(f".{self.path.name}.part")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as file:
-                file.write(buffer.getbuffer())
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, self.path)

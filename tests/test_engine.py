@@ -17,7 +17,7 @@ from sodlib.engine import Engine
 from sodlib.octconv import norm_activation
 
 RATE = 1e-4
-needs_compiler = pytest.mark.skipif(kernels.library() is None, reason="no C compiler")
+needs_compiler = pytest.mark.skipif(kernels.compiled_source() is None, reason="no C compiler")
 
 
 def network(split="5/5", seed=0):
@@ -162,7 +162,7 @@ def test_a_closed_engine_leaves_an_ordinary_network(decay):
 
 
 def test_without_a_compiler_torch_does_the_work(monkeypatch):
-    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(kernels, "compiled_source", lambda: None)
     assert "norm_activation" not in kernels.stand_ins(torch.device("cpu"))
     plain, fast = (trained(network(), 2, speed=speed)[0] for speed in ("plain", "fast"))
     torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4)

@@ -12,14 +12,14 @@ import torch
 import sodlib
 from sodlib import integrity, records, runs, study
 from sodlib.data import find_set
-from sodlib.metrics import score
+from sodlib.metrics import bootstrap, interval, score, score_batch
 from sodlib.page import Page
 from sodlib.pixels import open_pixels
 from sodlib.prediction import quantise
 from sodlib.presets import EVIDENCE, PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS
 from sodlib.runs import Surroundings
 from sodlib.study import STUDY, Pruning, Run
-from sodlib.training import Recipe, learning_rate_at, redundant_scale, seed_everything, square_scores, train, validate
+from sodlib.training import Recipe, learning_rate_at, redundant_scale, seed_everything, train, validate
 from sodlib.unfinished import Checkpoint, Paused
 
 
@@ -82,7 +82,7 @@ def test_validation_counts_as_the_metrics_do(pixels):
     torch.manual_seed(0)
     maps, targets = torch.rand(3, 1, 16, 16), torch.rand(3, 1, 16, 16)
     expected = [score(quantise(m[0].numpy()), quantise(t[0].numpy())) for m, t in zip(maps, targets, strict=True)]
-    for row, (precision, recall, error) in zip(square_scores(maps, targets).numpy(), expected, strict=True):
+    for row, (precision, recall, error) in zip(score_batch(maps, targets).numpy(), expected, strict=True):
         np.testing.assert_allclose(row, [error, *precision, *recall], atol=1e-7)
     model, history = trained(pixels)
     assert validate(model, pixels, 32)["max_f"] == pytest.approx(history[-1]["validation_max_f"], abs=1e-9)
@@ -139,6 +139,10 @@ def test_a_run_becomes_a_record_once(tmp_path, tiny):
     assert record.data["parameters"] == sodlib.count_parameters(record.model())
     assert record.data["scores"]["cutouts/test"]["released"]["images"] == 18
     assert record.arrays["channel_deviation"].shape == (54,)
+    again = interval(bootstrap(record.by_image("cutouts/test"))["mae"])
+    assert again == pytest.approx(record.data["scores"]["cutouts/test"]["released"]["mae_interval"], abs=1e-6)
+    with pytest.raises(sodlib.SodlibError, match="no curves by image"):
+        record.by_image("ECSSD")
     parent = records.find(run.parent.key("smoke"), tmp_path)
     assert all("cutouts/test_mae" in entry for entry in parent.data["history"])
     assert not list((tmp_path / ".unfinished").glob("*.pt"))

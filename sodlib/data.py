@@ -113,6 +113,7 @@ def find_set(name: str | Path, root: str | Path | None = None) -> SaliencySet:
     - a part of DUTS-TR: `DUTS-TR/train`, `DUTS-TR/validation` (see `is_validation`), and
       `DUTS-TR/train-2000`, the 2,000 images of `DUTS-TR/train` whose stems have the smallest SHA-256 (any
       other number likewise);
+    - a part of any benchmark: `ECSSD/250`, the 250 images whose stems have the smallest SHA-256;
     - the embedded set, which needs no root: `cutouts/train`, `cutouts/validation`, `cutouts/test`;
     - a path to a folder that holds images and masks.
 
@@ -212,8 +213,10 @@ def _resolve(name: str, root: str | Path | None) -> tuple[str, Path, Callable[[s
             raise SodlibError(f"The embedded set is not at {folder}: install sodlib from a clone (pip install -e .).")
         return name, folder, None
     base, _, part = name.rpartition("/")
-    if benchmark_name(base) == "DUTS-TR" and re.fullmatch(r"validation|train(-[1-9]\d*)?", part):
-        return f"DUTS-TR/{part}", _below_root("DUTS-TR", root), lambda stems: _part(stems, part)
+    known = benchmark_name(base)
+    parts = r"([1-9]\d*)|validation|train(-[1-9]\d*)?" if known == "DUTS-TR" else r"[1-9]\d*"
+    if known and re.fullmatch(parts, part):
+        return f"{known}/{part}", _below_root(known, root), lambda stems: _part(stems, part, known)
     path = Path(os.path.expanduser(name))
     is_path = path.is_absolute() or len(path.parts) != 1 or path.parts[0] == ".."
     if is_path and path.is_dir():
@@ -250,17 +253,16 @@ def _by_stem(paths: tuple[Path, ...]) -> dict[str, Path]:
     return by_stem
 
 
-def _part(stems: set[str], part: str) -> set[str]:
-    """The stems of one part of DUTS-TR: "validation", "train" or "train-<number>"."""
-    if part == "validation":
-        return {stem for stem in stems if is_validation(stem)}
-    train = {stem for stem in stems if not is_validation(stem)}
-    if part == "train":
-        return train
-    number = int(part.removeprefix("train-"))
-    if number > len(train):
-        raise SodlibError(f"DUTS-TR/{part} asks for more than the {len(train)} training images: name fewer.")
-    return set(sorted(train, key=_stem_hash)[:number])
+def _part(stems: set[str], part: str, benchmark: str) -> set[str]:
+    """The stems of one part: "<number>", or for DUTS-TR also "validation", "train", "train-<number>"."""
+    kind, _, number = ("", "", part) if part.isdigit() else part.partition("-")
+    if kind:
+        stems = {stem for stem in stems if is_validation(stem) == (kind == "validation")}
+    if not number:
+        return stems
+    if int(number) > len(stems):
+        raise SodlibError(f"{benchmark}/{part} asks for more than the {len(stems)} images there: name fewer.")
+    return set(sorted(stems, key=_stem_hash)[: int(number)])
 
 
 def _stem_hash(stem: str) -> int:

@@ -12,6 +12,7 @@ from .decay import DynamicWeightDecay, parameter_groups
 from .errors import SodlibError
 from .kernels import stand_ins
 
+#: Adam's betas as released. The second may be shorter for a short schedule.
 BETAS = (0.9, 0.99)
 SPEEDS = ("plain", "fast")
 #: Steps that run before the capture of a CUDA graph, so that everything is compiled and allocated.
@@ -36,7 +37,13 @@ class Engine:
     """
 
     def __init__(
-        self, model: CSNet, decay: str, decay_weight: float, dynamic_weight: float, speed: str = "fast"
+        self,
+        model: CSNet,
+        decay: str,
+        decay_weight: float,
+        dynamic_weight: float,
+        speed: str = "fast",
+        beta2: float = BETAS[1],
     ) -> None:
         if speed not in SPEEDS:
             raise SodlibError(f"unknown speed {speed!r}; choose one of {', '.join(SPEEDS)}")
@@ -49,7 +56,7 @@ class Engine:
         self._rate = torch.zeros((), device=self.device) if self._captures else 0.0
         groups = parameter_groups(model, decay, decay_weight)
         fused_adam = {"fused": True, "capturable": self._captures} if self._fast else {}
-        self.optimizer = torch.optim.Adam(groups, betas=BETAS, **fused_adam)
+        self.optimizer = torch.optim.Adam(groups, betas=(BETAS[0], beta2), **fused_adam)
         self.dynamic = None if decay == "standard" else DynamicWeightDecay(model, decay, dynamic_weight)
         parts = stand_ins(self.device) if self._fast else {}
         if distributed.joined():

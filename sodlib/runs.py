@@ -292,6 +292,7 @@ class _Making:
             dynamic_weight=run.dynamic_weight,
             augmentation=run.recipe,
             seed=run.seed,
+            beta2=settings.beta2,
         )
 
     def _steps(self) -> int:

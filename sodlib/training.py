@@ -35,7 +35,7 @@ class Recipe:
     `size`: side of the square inputs; `batch` images a step; `steps_per_epoch`: batches between two validations,
     by default those that the training images fill; `decay`, one of `decay.DECAYS`, with the weight of the standard
     and of the dynamic term; `augmentation`, one of `pixels.AUGMENTATIONS`; `first_step` and `last_step`: the part of
-    the schedule that is run, by default all.
+    the schedule that is run, by default all; `beta2` of Adam.
     """
 
     epochs: int
@@ -50,6 +50,7 @@ class Recipe:
     seed: int = 0
     first_step: int = 0
     last_step: int | None = None
+    beta2: float = BETAS[1]
 
 
 def seed_everything(seed: int) -> None:
@@ -63,13 +64,17 @@ def learning_rate_at(step: int, steps: int, base: float) -> float:
 
 
 def redundant_scale(
-    rate: float, steps: int, weight: float = STANDARD_WEIGHT, schedule: int | None = None
+    rate: float,
+    steps: int,
+    weight: float = STANDARD_WEIGHT,
+    schedule: int | None = None,
+    beta2: float = BETAS[1],
 ) -> np.ndarray:
     """The path `[steps]` of a gamma of 1 that no loss holds: only decay, through Adam, along the learning rate
     schedule of `schedule` steps (default: `steps`). Redundant channels follow it whatever the weight, since Adam
     divides by the gradient's own size."""
     gamma = torch.nn.Parameter(torch.ones(1))
-    optimizer = torch.optim.Adam([gamma], lr=rate, betas=BETAS, weight_decay=weight)
+    optimizer = torch.optim.Adam([gamma], lr=rate, betas=(BETAS[0], beta2), weight_decay=weight)
     path = np.empty(steps)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate_at(step, schedule or steps, rate)
@@ -194,7 +199,7 @@ def _share(pixels: Pixels, recipe: Recipe) -> Stream:
 
 
 def _engine(model: CSNet, recipe: Recipe) -> Engine:
-    return Engine(model, recipe.decay, recipe.decay_weight, recipe.dynamic_weight)
+    return Engine(model, recipe.decay, recipe.decay_weight, recipe.dynamic_weight, beta2=recipe.beta2)
 
 
 def _require_finite(losses: list[Tensor], step: int, recipe: Recipe) -> None:

@@ -354,8 +354,16 @@ def test_parts_of_duts_tr(tmp_path):
     make_set(tmp_path / "again" / "DUTS-TR", stems[::-1], suffix=".jpg")
     assert find_set("DUTS-TR/train-10", tmp_path / "again").stems == ten.stems
 
-    with pytest.raises(SodlibError, match=rf"more than the {len(train)} training images"):
+    with pytest.raises(SodlibError, match=f"more than the {len(train)} images"):
         find_set("DUTS-TR/train-2000", tmp_path)
+    make_set(tmp_path / "ECSSD", [f"{number:04d}" for number in range(30)])
+    some = find_set("ecssd/7", tmp_path)
+    assert some.name == "ECSSD/7"
+    assert list(some.stems) == sorted(
+        sorted(find_set("ECSSD", tmp_path).stems, key=lambda stem: hashlib.sha256(stem.encode()).hexdigest())[:7]
+    )
+    with pytest.raises(SodlibError, match="ECSSD/31 asks for more than the 30 images"):
+        find_set("ECSSD/31", tmp_path)
     with pytest.raises(SodlibError, match="no set DUTS-TR/train-0"):
         find_set("DUTS-TR/train-0", tmp_path)
 

@@ -23,7 +23,8 @@ class Preset:
     MAE is taken after every epoch (Figure 14), where one fits in the budget; `images` caps every set.
 
     `beta2` of Adam says how long the optimiser remembers the size of a gradient: 100 steps in the release, a small part
-    of its 131,700. A schedule of a few hundred steps needs a shorter memory, or no gamma comes near zero in it."""
+    of its 131,700. A schedule of a few hundred steps needs a shorter memory, or no gamma comes near zero in it.
+    `redundant`: channels whose gamma ends below are removed after training; 1e-20 in the paper."""
 
     name: str
     train: str
@@ -38,6 +39,7 @@ class Preset:
     follow: str | None = None
     images: int | None = None
     beta2: float = 0.99
+    redundant: float = 1e-20
 
     def load(self, name: str, root: Path | None) -> SaliencySet:
         """A set at this preset's size: only its first `images` where that is set."""
@@ -78,8 +80,10 @@ TRIED = (
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("smoke", *_EMBEDDED, size=64, batch=4, epochs=3, learning_rate=9e-3, after_steps=6,
-               steps_per_epoch=8, follow="cutouts/test", images=32),
+        Preset("smoke", *_EMBEDDED, size=64, batch=4, epochs=2, learning_rate=9e-3, after_steps=3,
+               steps_per_epoch=4, follow="cutouts/test", images=16),
+        Preset("brief", *_SMALL, ("ECSSD",), size=64, batch=8, epochs=4, learning_rate=5e-3, after_steps=50,
+               steps_per_epoch=125, follow="ECSSD/250", beta2=0.95, redundant=1e-3),
         Preset("lite", *_SMALL, ("ECSSD",), size=112, batch=8, epochs=3, learning_rate=3e-3, after_steps=100),
         Preset("fast", *_WHOLE, ("ECSSD",), size=224, batch=24, epochs=30, learning_rate=1e-3, after_steps=439,
                follow="ECSSD"),
@@ -89,7 +93,7 @@ PRESETS = {
     )
 }  # fmt: skip
 #: The presets whose records count as evidence, the best first.
-EVIDENCE = ("paper", "fast", "lite")
+EVIDENCE = ("paper", "fast", "lite", "brief")
 
 
 def preset_named(name: str) -> Preset:

@@ -9,7 +9,7 @@ section 6.3; Tables 9 and 10.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from .errors import SodlibError
 from .octconv import DepthwiseUnit, OctaveUnit
 
 CRITERIA = ("gamma", "l1", "geometric-median")
+RANKINGS = ("layer", "network")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class PerChannel:
     fuse: tuple[Tensor, ...] = ()
     dilated: tuple[Tensor, ...] = ()
     merged: tuple[Tensor, ...] = ()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for layer in (*self.blocks, self.fuse, self.dilated, self.merged):
+            yield from layer
 
     def map(self, function: Callable[[Tensor], Tensor]) -> PerChannel:
         """The function applied to every vector that is not empty."""
@@ -91,8 +96,27 @@ def scores(model: CSNet, criterion: str = "gamma") -> PerChannel:
 
 
 def keep_above(channel_scores: PerChannel, threshold: float) -> PerChannel:
-    """Keep the channels whose score reaches one threshold for the whole network (the paper's method)."""
-    return channel_scores.map(lambda score: score >= threshold)
+    """Keep the channels whose score reaches one threshold for the whole network (the paper's method). A layer in which
+    none does keeps its best one; the release has no such rule and computes NaN there."""
+    kept = channel_scores.map(lambda score: score >= threshold)
+    fuse = _or_best(kept.fuse, channel_scores.fuse)
+    # A dilated convolution lives only on a scale that the layer before it keeps.
+    there = [slice(None) if mask.any() else slice(0) for mask in fuse]
+    reached = tuple(mask[part] for mask, part in zip(kept.dilated, there, strict=True))
+    dilated = _or_best(reached, tuple(score[part] for score, part in zip(channel_scores.dilated, there, strict=True)))
+    return PerChannel(
+        tuple(map(_or_best, kept.blocks, channel_scores.blocks)),
+        fuse,
+        tuple(mask if len(mask) else old for mask, old in zip(dilated, kept.dilated, strict=True)),
+        _or_best(kept.merged, channel_scores.merged),
+    )
+
+
+def _or_best(masks: tuple[Tensor, ...], channel_scores: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if not masks or any(mask.any() for mask in masks):
+        return masks
+    best = torch.cat(channel_scores).max()
+    return tuple(score == best for score in channel_scores)
 
 
 def keep_share(channel_scores: PerChannel, share: float) -> PerChannel:
@@ -116,10 +140,14 @@ def keep(
     threshold: float | None = None,
     share: float | None = None,
     parameters: int | None = None,
+    ranking: str = "layer",
 ) -> PerChannel:
-    """What to keep by a criterion: channels that reach a threshold, a share of every layer, or the share that brings
-    the network nearest to a number of parameters (the matched sizes of Table 9, the ratios of Table 10). Raises
-    SodlibError where not just one of the three is given."""
+    """What to keep by a criterion: channels that reach a threshold, a share of every layer, or what brings the network
+    nearest to a number of parameters. `ranking` says which: by "layer", the same share of every layer (the fixed
+    ratios of Table 10, the sizes of Table 9); over the "network", one threshold. Raises SodlibError where not just one
+    of the three is given, or the ranking is neither."""
+    if ranking not in RANKINGS:
+        raise SodlibError(f"unknown ranking {ranking!r}; choose one of {', '.join(RANKINGS)}")
     if sum(choice is not None for choice in (threshold, share, parameters)) != 1:
         raise SodlibError("give one of: a threshold, a share of the channels to keep, a number of parameters")
     channel_scores = scores(model, criterion)
@@ -127,10 +155,14 @@ def keep(
         return keep_above(channel_scores, threshold)
     if share is not None:
         return keep_share(channel_scores, share)
+    ordered = torch.cat([vector for vector in channel_scores if len(vector)]).sort().values
     low, high, sizes = 0.0, 1.0, {}
     for _ in range(12):
         middle = (low + high) / 2
-        kept = keep_share(channel_scores, middle)
+        if ranking == "layer":
+            kept = keep_share(channel_scores, middle)
+        else:
+            kept = keep_above(channel_scores, float(ordered[int((1 - middle) * len(ordered))]))
         size = count_parameters(CSNet(pruned_plan(model.plan, kept)))
         sizes[abs(size - parameters)] = kept
         low, high = (middle, high) if size < parameters else (low, middle)

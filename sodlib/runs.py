@@ -176,6 +176,7 @@ def _make(
         **run.description(settings.name),
         "history": history,
         "scores": {name: records.summarise(by_protocol) for name, by_protocol in test_scores.items()},
+        "plan": model.plan.to_json(),
         "parameters": count_parameters(model),
         "macs": count_macs(model),
         "images": {name: len(saliency_set) for name, saliency_set in sets.items()},
@@ -215,9 +216,9 @@ class _Making:
             keep(
                 model,
                 pruning.criterion,
-                threshold=pruning.threshold,
-                share=pruning.share,
+                threshold=self.settings.redundant if pruning.redundant else pruning.threshold,
                 parameters=pruning.parameters,
+                ranking=pruning.ranking,
             ),
         )
         if pruning.afterwards == "recalibrated":

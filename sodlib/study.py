@@ -19,21 +19,24 @@ from .presets import EVIDENCE, preset_named
 @dataclass(frozen=True)
 class Pruning:
     """How a trained network is pruned, and what follows: "recalibrated" (batch norm statistics only, as
-    released) or "finetuned" (as written). Give the `threshold`, the `share` of every layer's channels to keep, or
-    the number of `parameters` to come to."""
+    released) or "finetuned" (as written). Give the `threshold`, or `redundant` for that of the preset, or the number
+    of `parameters` to come to, by the same share of every layer or by one threshold over the network (`ranking`)."""
 
     criterion: str = "gamma"
     threshold: float | None = None
-    share: float | None = None
     afterwards: str = "recalibrated"
     parameters: int | None = None
+    ranking: str = "layer"
+    redundant: bool = False
 
     @property
     def amount(self) -> str:
-        """The threshold, the share or the number of parameters in words."""
+        """What is kept, in words."""
+        if self.redundant:
+            return "without redundant"
         if self.threshold is not None:
             return f"above {self.threshold:g}"
-        return f"share {self.share:g}" if self.share is not None else f"{self.parameters / 1000:g}K"
+        return f"{self.parameters / 1000:g}K by {self.ranking}"
 
 
 @dataclass(frozen=True)
@@ -109,19 +112,11 @@ class Declared:
 
 SEEDS = (0, 1, 2)
 #: What the released step after training removes: gammas that the decay has driven to nothing.
-REDUNDANT = Pruning(threshold=1e-20)
+REDUNDANT = Pruning(redundant=True)
 
 DECAYS_COMPARED = tuple(Run(decay=decay) for decay in ("standard", "dynamic", "dynamic-written"))
-#: Tried for both decays; the notebook chooses among them by the validation split. A schedule that leaves every gamma
-#: above the threshold makes that row the control: the same network, only recalibrated.
-PRUNED = tuple(
-    replace(run, pruning=pruning)
-    for run in DECAYS_COMPARED[:2]
-    for pruning in (Pruning(threshold=1e-2), Pruning(share=0.8), Pruning(share=0.6), Pruning(share=0.4))
-)
-FINETUNED = Run(pruning=Pruning(share=0.6, afterwards="finetuned"))
-#: What the notebooks show today.
-SHOWN = (*DECAYS_COMPARED, *PRUNED, FINETUNED)
+#: Sizes at which the decays are compared, by one threshold over the network: those of CSNet-x1-L, and half of it.
+MATCHED = tuple(Pruning(parameters=parameters, ranking="network") for parameters in (94_000, 47_000))
 
 X2 = Run(width=2)
 THRESHOLDS = (1e-2, 8e-3, 6e-3, 5e-3, 3e-3, 1e-3, 1e-5, 1e-10, 1e-15, 1e-20)
@@ -138,15 +133,10 @@ def _declare() -> Iterable[Declared]:
     def pruned(run: Run, *ways: Pruning) -> list[Run]:
         return [replace(run, pruning=way) for way in ways]
 
-    # The first slice of pages 02 and 03.
-    yield from each(DECAYS_COMPARED, "Figure 4", "Figure 5", "Figure 14", seeds=[0])
-    yield from each(PRUNED, "Table 10", "Figure 10", seeds=[0])
-    yield from each([FINETUNED], "Algorithm 1", seeds=[0])
-
-    # What dynamic decay is: three forms, two widths, at matched sparsity.
-    decays = [replace(run, width=width) for run in DECAYS_COMPARED for width in (1.0, 2.0)]
-    yield from each(decays, "Figure 4", "Figure 5", "Figure 14")
-    yield from each((replace(run, pruning=REDUNDANT) for run in decays), "Figure 10")
+    # What dynamic decay is: its three forms, before pruning and at matched sizes.
+    yield from each(DECAYS_COMPARED, "Figure 4", "Figure 5", "Figure 14", "Section 3.2")
+    yield from each((pruned_run for run in DECAYS_COMPARED for pruned_run in pruned(run, *MATCHED)), "Section 3.2")
+    yield from each((run for decay in DECAYS_COMPARED[:2] for run in pruned(decay, MATCHED[0])), "Figure 10")
 
     # Table 5: the stages that the fusion takes, with learned channels.
     fusions = [replace(X2, stages=stages) for stages in ("4", "3-4", "2-4", "1-4")]
@@ -175,14 +165,15 @@ def _declare() -> Iterable[Declared]:
     yield from each([*widths, *(replace(run, pruning=REDUNDANT) for run in widths)], "Table 11")
 
     # Figure 13: the decay's weight, standard and dynamic.
-    weights = [replace(X2, decay=decay, decay_weight=w) for decay in ("standard", "dynamic") for w in DECAY_WEIGHTS]
-    yield from each((replace(run, pruning=REDUNDANT) for run in weights), "Figure 13", seeds=[0])
+    weights = [Run(decay=decay, decay_weight=w) for decay in ("standard", "dynamic") for w in DECAY_WEIGHTS]
+    yield from each((replace(run, pruning=REDUNDANT) for run in weights), "Figure 13")
 
     # Algorithm 1: fine-tuning as written against the recalibration that was released; and the recipe as written.
-    finetuned = replace(REDUNDANT, afterwards="finetuned")
-    yield from each([*pruned(Run(), finetuned), *pruned(X2, finetuned)], "Algorithm 1")
-    written = Run(width=2, decay="dynamic-written", recipe="written", pruning=finetuned)
-    yield from each([written], "Algorithm 1", seeds=[0])
+    both = [replace(way, afterwards=afterwards) for way in MATCHED for afterwards in ("recalibrated", "finetuned")]
+    yield from each(pruned(Run(), *both), "Algorithm 1")
+    # The recipe as written against the released one.
+    written = Run(decay="dynamic-written", recipe="written", pruning=both[1])
+    yield from each([written, *pruned(Run(), *both[:2])], "Section 6.1")
 
 
 def _merged(declared: Iterable[Declared]) -> tuple[Declared, ...]:
@@ -210,7 +201,7 @@ def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUD
     chosen: dict[Declared, None] = dict.fromkeys(() if only else declared)
     for word in only:
         plain = " ".join(word.lower().split())
-        is_item = re.fullmatch(r"(table|figure|algorithm) ?\d+", plain)
+        is_item = re.fullmatch(r"(table|figure|algorithm|section) ?\d+(\.\d+)?", plain)
         item = re.sub(r"(?<=[a-z]) ?(?=\d)", " ", plain)
         named = [
             entry
@@ -228,12 +219,26 @@ def _natural(item: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", item)]
 
 
+def runs_of(item: str, seed: int = 0) -> tuple[Run, ...]:
+    """The runs that feed an item such as "Table 6", with the networks before pruning. Raises SodlibError where none
+    does."""
+    found = tuple(entry.run for entry in STUDY if item in entry.feeds and entry.run.seed == seed)
+    if not found:
+        raise SodlibError(f"no declared run feeds {item!r}; the items are {', '.join(by_item(STUDY))}")
+    return found
+
+
 def best_preset(runs: Sequence[Run], place: Path = records.RESULTS) -> str | None:
     """The best evidence preset at which all these runs have records, so that no table mixes two."""
     for preset in EVIDENCE:
-        if all(records.find(run.key(preset), place) for run in runs):
+        if are_recorded(runs, preset, place):
             return preset
     return None
+
+
+def are_recorded(runs: Iterable[Run], preset: str, place: Path = records.RESULTS) -> bool:
+    """Whether all these runs have records at a preset."""
+    return all(records.find(run.key(preset), place) for run in runs)
 
 
 def by_item(declared: Collection[Declared]) -> dict[str, list[Declared]]:

@@ -12,7 +12,7 @@ from .study import Run
 
 
 def tried(place: Path = records.RESULTS) -> pd.DataFrame:
-    """One row a try, csnet-x1 with dynamic decay and seed 0, by preset: batch, learning rate, epochs, and from its
+    """One row a try, csnet-x1 with dynamic decay and seed 0, by preset: batch, learning rate, Adam's beta2, epochs, and from its
     record the steps, their product with the rate over the published one, validation max F-measure and MAE, gammas
     below 1e-2 and 1e-20, images a second and the hardware. A try without a record has empty cells. "kept as" names the
     preset that has its numbers."""
@@ -22,6 +22,7 @@ def tried(place: Path = records.RESULTS) -> pd.DataFrame:
             "tried for": preset.name.partition("-")[0],
             "batch": preset.batch,
             "learning rate": preset.learning_rate,
+            "beta2": preset.beta2,
             "epochs": preset.epochs,
         }
         if record := records.find(Run().key(preset.name), place):
@@ -38,9 +39,9 @@ def tried(place: Path = records.RESULTS) -> pd.DataFrame:
                 "images/s": last["images_per_second"],
                 "hardware": record.data["hardware"],
             }
-        rows.append(row | {"kept as": next((name for name in ("lite", "fast") if _same(PRESETS[name], preset)), "")})
+        rows.append(row | {"kept as": next((name for name in ("brief", "lite", "fast") if _same(PRESETS[name], preset)), "")})
     return pd.DataFrame(rows)
 
 
 def _same(first: Preset, second: Preset) -> bool:
-    return all(getattr(first, name) == getattr(second, name) for name in ("train", "batch", "learning_rate", "epochs"))
+    return all(getattr(first, name) == getattr(second, name) for name in ("train", "size", "batch", "learning_rate", "epochs", "beta2"))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import sodlib
 from sodlib.channels import ChannelPlan
 from sodlib.decay import DynamicWeightDecay, gammas, parameter_groups
-from sodlib.pruning import CRITERIA, keep_above, keep_share, prune, recalibrate, scores
+from sodlib.pruning import CRITERIA, keep, keep_above, keep_share, prune, recalibrate, scores
 
 
 def test_training_step_of_the_released_network(golden, released):
@@ -128,7 +128,7 @@ def test_pruning_zero_channels_changes_nothing():
         torch.testing.assert_close(smaller.train()(images), model.train()(images), atol=1e-4, rtol=1e-4)
 
 
-def test_a_scale_may_vanish_but_no_layer():
+def test_a_scale_may_vanish_but_a_layer_keeps_its_best_channel():
     model = sodlib.csnet()
     with torch.no_grad():
         model.stage2[0].conv1x1.bns["1"].weight.zero_()
@@ -137,9 +137,41 @@ def test_a_scale_may_vanish_but_no_layer():
     assert smaller.plan.blocks[4][1] == 0 and smaller.plan.fusion.dilated[0] == (0, 0, 0, 0, 0)
     smaller.train()(torch.randn(1, 3, 32, 32))
     with torch.no_grad():
-        model.stage2[0].conv1x1.bns["0"].weight.zero_()
-    with pytest.raises(sodlib.SodlibError, match=r"no channel in stage2\.0"):
-        prune(model, keep_above(scores(model), 1e-20))
+        model.stage2[0].conv1x1.bns["0"].weight.zero_()[5] = 1e-30
+    smaller = prune(model, keep_above(scores(model), 1e-20))
+    assert smaller.plan.blocks[4] == (1, 0)
+    assert smaller.stage2[0].conv1x1.bns["0"].weight.item() == pytest.approx(1e-30)
+    nothing = keep_share(scores(model), 0.5).map(torch.zeros_like)
+    with pytest.raises(sodlib.SodlibError, match=r"no channel in stage0\.0"):
+        prune(model, nothing)
+
+
+@given(st.sampled_from([sodlib.csnet, sodlib.extractor]), st.sampled_from(["5/5", "0/1"]), st.integers(0, 99))
+@settings(max_examples=10, deadline=None)
+def test_any_threshold_leaves_a_network(build, split, seed):
+    torch.manual_seed(seed)
+    model = build(split=split)
+    channel_scores = scores(model).map(lambda score: torch.rand_like(score) ** 9)
+    sizes = []
+    for threshold in (0, 1e-6, 1e-3, 0.5, 2):
+        smaller = prune(model, keep_above(channel_scores, threshold))
+        smaller.train()(torch.randn(1, 3, 32, 32)).sum().backward()
+        sizes.append(sodlib.count_parameters(smaller))
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == sodlib.count_parameters(model)
+
+
+def test_one_threshold_comes_to_a_size():
+    torch.manual_seed(0)
+    model = sodlib.csnet()
+    with torch.no_grad():
+        for gamma in gammas(model).values():
+            gamma.uniform_(0, 1)
+    for parameters in (150_000, 94_000, 47_000):
+        kept = keep(model, parameters=parameters, ranking="network")
+        assert sodlib.count_parameters(prune(model, kept)) == pytest.approx(parameters, rel=0.01)
+        lowest = min(s[k].min() for s, k in zip(scores(model), kept, strict=True) if len(s) and k.any())
+        again = prune(model, keep_above(scores(model), float(lowest)))
+        assert again.plan == prune(model, kept).plan
 
 
 def test_geometric_median_drops_the_filter_that_others_replace():

@@ -19,7 +19,7 @@ from sodlib.presets import PRESETS
 from sodlib.study import STUDY, UNDECLARED, Declared, Pruning, Run, by_item, choose
 from sodlib.unfinished import Checkpoint
 
-PRUNING = Pruning(share=0.5)
+PRUNING = Pruning(parameters=100_000)
 
 
 def record(place, run, preset="smoke", weights=True):

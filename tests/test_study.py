@@ -131,7 +131,7 @@ def recorded(place):
 
 
 def test_a_run_becomes_a_record_once(tmp_path, tiny):
-    run = Run(decay="standard", pruning=Pruning(share=0.5))
+    run = Run(decay="standard", pruning=Pruning(parameters=100_000))
     record = runs.obtain(run, "smoke", Surroundings(tmp_path))
     assert recorded(tmp_path) == sorted([run.key("smoke"), run.parent.key("smoke")])
     assert json.loads(json.dumps(record.data["run"])) == run.description("smoke")["run"]
@@ -163,12 +163,12 @@ def test_a_lost_network_is_trained_again_for_its_pruning(tmp_path, tiny):
     before = parent.model()
     weights.unlink()
     assert runs.obtain(Run(), "smoke", Surroundings(tmp_path)).folder == parent.folder and not weights.exists()
-    runs.obtain(Run(pruning=Pruning(share=0.5)), "smoke", Surroundings(tmp_path))
+    runs.obtain(Run(pruning=Pruning(parameters=100_000)), "smoke", Surroundings(tmp_path))
     assert same_weights(records.find(parent.key, tmp_path).model(), before)
 
 
 def test_the_written_recipe_prunes_within_the_schedule(tmp_path, tiny):
-    run = Run(recipe="written", pruning=Pruning(share=0.5, afterwards="finetuned"))
+    run = Run(recipe="written", pruning=Pruning(parameters=100_000, afterwards="finetuned"))
     record = runs.obtain(run, "smoke", Surroundings(tmp_path))
     parent = records.find(run.parent.key("smoke"), tmp_path)
     assert [entry["steps"] for entry in parent.data["history"]] == [2]
@@ -177,7 +177,7 @@ def test_the_written_recipe_prunes_within_the_schedule(tmp_path, tiny):
 
 
 def test_recalibration_goes_on_where_it_stopped(tmp_path, tiny):
-    run = Run(pruning=Pruning(share=0.5))
+    run = Run(pruning=Pruning(parameters=100_000))
     whole = runs.obtain(run, "smoke", Surroundings(tmp_path / "whole"))
     runs.obtain(run.parent, "smoke", Surroundings(tmp_path))
     with pytest.raises(Paused):
@@ -226,7 +226,8 @@ def test_a_lost_test_image_costs_the_evaluation_alone(tmp_path, tiny, monkeypatc
 def test_keys_depend_on_every_choice():
     chosen = [Run(), Run(width=2), Run(split="3/1"), Run(stages="3-4"), Run(decay="standard"), Run(decay_weight=1e-3)]
     chosen += [Run(dynamic_weight=1), Run(seed=1), Run(recipe="written"), Run(pruning=Pruning(threshold=1e-3))]
-    chosen += [Run(pruning=Pruning(share=0.4)), Run(pruning=Pruning(parameters=90_000))]
+    chosen += [Run(pruning=Pruning(redundant=True)), Run(pruning=Pruning(parameters=90_000))]
+    chosen += [Run(pruning=Pruning(parameters=90_000, ranking="network"))]
     keys = {run.key(preset) for run in chosen for preset in PRESETS}
     assert len(keys) == len(chosen) * len(PRESETS)
     assert Run().key("lite").startswith("csnet-x1-5-5_dynamic_lite_s0_")

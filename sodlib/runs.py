@@ -127,7 +127,8 @@ def _obtain(run: Run, preset: str, where: Surroundings, weights: bool) -> Record
     # An unknown network is refused before a folder is made for it.
     plan_channels(run.network, run.width, run.split, run.stages)
     tests = settings.test_sets(where.root)
-    sets = {name: settings.load(name, where.root) for name in (settings.train, settings.validation, *tests)}
+    named = filter(None, (settings.train, settings.validation, settings.follow, *tests))
+    sets = {name: settings.load(name, where.root) for name in named}
     parent = _obtain(run.parent, preset, where, weights=True) if run.pruning else None
     with claim(where.place, key):
         # Another process may have made it while this one waited.

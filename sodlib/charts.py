@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .channels import ChannelPlan
-from .plots import COLORS, FULL_WIDTH, SALIENCY
+from .evidence import Estimate
+from .plots import COLORS, FULL_WIDTH, LABELS, SALIENCY
 
 DECAY_COLORS = {
     "standard": COLORS["standard decay"],
@@ -19,28 +21,39 @@ DECAY_COLORS = {
 }
 
 
-def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Training loss, validation MAE and validation max F-measure over the steps, a line a decay."""
-    panels = {"loss": "training loss (BCE)", "validation_mae": "validation MAE", "validation_max_f": "validation max F"}
+def learning_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], test_set: str) -> Figure:
+    """Training loss, validation max F-measure and the test MAE of Figure 14 over the steps: a colour a decay, a thin
+    line a seed, a thick one their mean."""
+    panels = {
+        "loss": "training loss (BCE)",
+        "validation_max_f": "max F, validation",
+        f"{test_set}_mae": f"MAE, {test_set}",
+    }
     figure, axes = plt.subplots(1, len(panels), figsize=(FULL_WIDTH, 3.0))
     for axis, (column, title) in zip(axes, panels.items(), strict=True):
-        for decay, history in histories.items():
-            steps = [entry["steps"] for entry in history]
-            axis.plot(steps, [entry[column] for entry in history], "o-", ms=4, color=DECAY_COLORS[decay], label=decay)
+        for decay, by_seed in histories.items():
+            steps = [entry["steps"] for entry in by_seed[0]]
+            values = np.array([[entry[column] for entry in history] for history in by_seed])
+            if len(values) > 1:
+                axis.plot(steps, values.T, lw=0.7, alpha=0.6, color=DECAY_COLORS[decay])
+            axis.plot(steps, values.mean(0), "o-", ms=4, lw=2, color=DECAY_COLORS[decay], label=decay)
         axis.set(title=title, xlabel="optimiser steps", xlim=(0, None))
     axes[0].legend(title="weight decay")
     return figure
 
 
-def gamma_distribution(vectors: Mapping[str, Mapping[str, np.ndarray]], smallest: float = 1e-5) -> Figure:
-    """Histogram of |gamma| inside the ILBlocks on a logarithmic axis, a panel a decay (paper, Figure 5)."""
-    edges = np.logspace(np.log10(smallest), 0.5, 56)
-    figure, axes = plt.subplots(len(vectors), 1, figsize=(FULL_WIDTH, 1.6 * len(vectors)), sharex=True, sharey=True)
-    for axis, (decay, by_name) in zip(np.atleast_1d(axes), vectors.items(), strict=True):
-        values = np.abs(np.concatenate(list(by_name.values())))
-        axis.hist(values.clip(edges[0], edges[-1]), edges, color=DECAY_COLORS[decay])
-        axis.set(xscale="log", ylabel="channels", title=f"{decay} decay, n = {len(values):,}")
-    np.atleast_1d(axes)[-1].set_xlabel(f"|gamma| (all below {smallest:g} in the first bar)")
+def gamma_distribution(values: Mapping[str, np.ndarray], redundant: float) -> Figure:
+    """Histogram of |gamma| inside the ILBlocks on a logarithmic axis, a panel a decay, with the value below which a
+    channel counts as redundant (paper, Figure 5)."""
+    smallest = min(float(vector[vector > 0].min()) for vector in values.values())
+    edges = np.logspace(max(np.floor(np.log10(min(smallest, redundant))), -32), 0.5, 71)
+    figure, axes = plt.subplots(len(values), 1, figsize=(FULL_WIDTH, 1.6 * len(values)), sharex=True, sharey=True)
+    for axis, (decay, vector) in zip(np.atleast_1d(axes), values.items(), strict=True):
+        axis.hist(vector.clip(edges[0], edges[-1]), edges, color=DECAY_COLORS[decay])
+        axis.axvline(redundant, color=COLORS["threshold"], lw=1.4, ls="--")
+        share = (vector < redundant).mean()
+        axis.set(xscale="log", ylabel="channels", title=f"{decay} decay: {share:.0%} of {len(vector):,} are redundant")
+    np.atleast_1d(axes)[-1].set_xlabel("|γ| (dashed: what counts as redundant)")
     return figure
 
 
@@ -56,38 +69,108 @@ def deviation_by_layer(deviations: Mapping[str, np.ndarray], names: Sequence[str
     return figure
 
 
-def pruning_trade_off(rows: pd.DataFrame, chosen: Mapping[str, str]) -> Figure:
-    """Validation max F-measure against parameters, a line a decay; the chosen networks ringed.
+def beside_paper(table: pd.DataFrame, estimates: Sequence[Estimate], measure: str = "max_f") -> Figure:
+    """The same rows in the paper and here, each on its own scale, ours with 95 % intervals.
 
-    `rows` has the columns decay, kept, parameters, validation max F.
+    `table` comes from `Evidence.table` with the printed rows; its index labels the rows.
     """
-    figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.66, 3.6))
-    for decay, group in rows.groupby("decay", sort=False):
-        group = group.sort_values("parameters")
-        axis.plot(group["parameters"] / 1000, group["validation max F"], "o-", color=DECAY_COLORS[decay], label=decay)
-        best = group[group["kept"] == chosen[decay]]
-        axis.plot(best["parameters"] / 1000, best["validation max F"], "o", ms=13, mfc="none", mec=COLORS["text"])
-    axis.set(xlabel="parameters after pruning (K)", ylabel="validation max F")
-    axis.legend(title="weight decay")
+    labels = [" ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in table.index]
+    places = np.arange(len(labels))[::-1]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(FULL_WIDTH, 0.9 + 0.24 * len(labels)), sharey=True)
+    left.plot(table[measure, "paper"], places, "D", ms=6, color=COLORS["paper"])
+    _intervals(right, estimates, places, COLORS["ours"])
+    left.set_yticks(places, labels)
+    left.set(title="paper", xlabel=LABELS[measure], ylim=(-0.6, len(labels) - 0.4))
+    right.set(title="ours, with 95 % intervals", xlabel=LABELS[measure])
     return figure
 
 
-def channels_by_block(plans: Mapping[str, ChannelPlan]) -> Figure:
-    """Channels of every ILBlock at high and at low resolution, a bar a plan (paper, Figure 10)."""
+def _intervals(axis: Axes, estimates: Sequence[Estimate], places: np.ndarray, color: str) -> None:
+    values = np.array([[estimate.value, estimate.low, estimate.high] for estimate in estimates])
+    errors = np.abs(values[:, 1:] - values[:, :1]).T
+    axis.errorbar(values[:, 0], places, xerr=errors, fmt="o", ms=5, lw=1.4, capsize=2.5, color=color)
+
+
+def sizes_and_scores(lines: Mapping[str, Sequence[tuple[float, Estimate]]], what: str) -> Figure:
+    """Max F-measure with 95 % intervals against parameters in thousands, a line a decay. `what` heads it."""
+    figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.72, 3.6))
+    for position, (decay, points) in enumerate(lines.items()):
+        # The sizes are equal; beside each other the intervals can be read.
+        sizes = np.array([size for size, _ in points]) + 2.2 * (position - (len(lines) - 1) / 2)
+        values = np.array([[estimate.value, estimate.low, estimate.high] for _, estimate in points])
+        errors = np.abs(values[:, 1:] - values[:, :1]).T
+        axis.errorbar(sizes, values[:, 0], errors, fmt="o-", ms=5, capsize=2.5, color=DECAY_COLORS[decay], label=decay)
+    axis.set(xlabel="parameters (K)", ylabel="max F", title=what)
+    axis.legend(title="weight decay", loc="lower right")
+    return figure
+
+
+def decay_weights(lines: Mapping[str, pd.DataFrame]) -> Figure:
+    """Max F-measure of the pruned network against its MACC, a line a decay through its weights lambda in their order
+    (paper, Figure 13). The tables have the columns weight, macc_g, max_f, low, high."""
+    figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.72, 4.0))
+    for place, (decay, table) in enumerate(lines.items()):
+        errors = np.abs(table[["low", "high"]].to_numpy() - table[["max_f"]].to_numpy()).T
+        axis.errorbar(
+            table["macc_g"], table["max_f"], errors, fmt="o-", ms=5, capsize=2.5, color=DECAY_COLORS[decay], label=decay
+        )
+        for weight, x, y in table[["weight", "macc_g", "max_f"]].to_numpy():
+            offset = (6, 5) if place == 0 else (6, -12)
+            axis.annotate(
+                f"{weight:g}", (x, y), offset, textcoords="offset points", fontsize=8, color=DECAY_COLORS[decay]
+            )
+    axis.set(xlabel="MACC after pruning (G), 224 × 224", ylabel="max F")
+    axis.legend(title="weight decay (λ at the points)", loc="best")
+    return figure
+
+
+def thresholds(table: pd.DataFrame) -> Figure:
+    """Parameters and max F-measure over the threshold, in the paper and here (Table 10).
+
+    `table` has the columns threshold, printed (the paper's heading, as a number), paper_k, ours_k, paper_f, ours_f, low
+    and high. Rings mark headings that are misprinted.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(FULL_WIDTH, 3.2))
+    misprinted = table[table["printed"] != table["threshold"]]
+    for axis, column, color, title in (
+        (axes[0], "k", None, "parameters (K)"),
+        (axes[1], "f", "paper", "max F, paper"),
+        (axes[2], "f", "ours", "max F, ours"),
+    ):
+        for side in ("paper", "ours") if color is None else (color,):
+            axis.plot(
+                table["threshold"], table[f"{side}_{column}"], "o-", ms=4, color=COLORS[side], label=side, zorder=3
+            )
+        if color != "ours":
+            axis.plot(
+                misprinted["printed"], misprinted[f"paper_{column}"], "o", ms=8, mfc="none", mec=COLORS["threshold"],
+                label="as printed",
+            )  # fmt: skip
+        axis.set(xscale="log", title=title, xlabel="threshold")
+        axis.set_xticks([1e-20, 1e-15, 1e-10, 1e-5, 1e-2])
+    axes[2].fill_between(table["threshold"], table["low"], table["high"], color=COLORS["ours"], alpha=0.2, lw=0)
+    axes[0].set_ylim(0, None)
+    axes[0].legend()
+    return figure
+
+
+def channels_by_block(plans: Mapping[str, Sequence[ChannelPlan]]) -> Figure:
+    """Channels of every ILBlock at high and at low resolution, a bar a label: the mean over its plans (paper, Figure
+    10)."""
     colors = {label: DECAY_COLORS.get(label.partition(" ")[0], COLORS["faint"]) for label in plans}
-    names = [block.name for block in next(iter(plans.values())).block_plans()]
+    names = [block.name for block in next(iter(plans.values()))[0].block_plans()]
     figure, axes = plt.subplots(2, 1, figsize=(FULL_WIDTH, 4.4), sharex=True)
     width = 0.8 / len(plans)
     for scale, axis in enumerate(axes):
-        for position, (label, plan) in enumerate(plans.items()):
-            counts = [split[scale] if scale < len(split) else 0 for split in plan.blocks]
+        for position, (label, several) in enumerate(plans.items()):
+            counts = np.mean([[(*split, 0)[scale] for split in plan.blocks] for plan in several], 0)
             offset = (position - (len(plans) - 1) / 2) * width
-            axis.bar(np.arange(len(names)) + offset, counts, width, label=label, color=colors[label])
+            axis.bar(np.arange(len(names)) + offset, counts, width, label=label, color=colors[label], lw=0)
         axis.set(title=("high resolution", "low resolution")[scale], ylabel="channels")
         axis.grid(axis="x", visible=False)
     axes[1].set_xticks(range(len(names)), [name.removeprefix("stage") for name in names])
     axes[1].set_xlabel("ILBlock (stage.position); the last of stages 2 to 4 has one scale")
-    axes[0].legend(ncols=len(plans))
+    axes[0].legend(ncols=len(plans), loc="upper left")
     return figure
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 
 from .errors import SodlibError
 from .metrics import f_of_draws, interval, resample
-from .presets import Preset
+from .plots import LABELS
+from .presets import PUBLISHED_STEPS, Preset
 from .records import Record
 from .study import Run
 
@@ -68,7 +69,7 @@ class Evidence:
     @cached_property
     def images(self) -> int:
         """The number of test images."""
-        return next(iter(self.records.values()))[0].data["images"][self.test_set]
+        return self._any.data["images"][self.test_set]
 
     def score(self, run: Run, measure: str = "max_f") -> Estimate:
         """The mean over the seeds on the test set; the interval draws images and, where there are several, seeds."""
@@ -84,38 +85,71 @@ class Evidence:
         """The mean over the seeds on the validation split after the last epoch, on squares of the input size."""
         return float(np.mean([record.data["history"][-1][f"validation_{measure}"] for record in self.of(run)]))
 
-    def table(self, runs: Mapping[Any, Run]) -> pd.DataFrame:
-        """A row a run: parameters in thousands, the paper's MACC and the convolutions' MACs in 10^9 for 224 x 224 (all
-        three the mean over the seeds), max F-measure and MAE with their intervals."""
-        rows = {}
-        for name, run in runs.items():
+    def table(self, runs: Mapping[Any, Run], printed: pd.DataFrame | None = None) -> pd.DataFrame:
+        """A row a run, by name: parameters in thousands, the paper's MACC and the convolutions' MACs in 10^9 for one
+        image of 224 x 224 (means over the seeds), max F-measure and MAE with their intervals.
+
+        Where `printed` holds the paper's rows in the same order, its numbers stand beside ours and the columns are
+        pairs (measure, "paper" | "ours" | "95 %").
+        """
+        rows = []
+        for run in runs.values():
             data = [record.data for record in self.of(run)]
-            scores = {measure: self.score(run, measure) for measure in MEASURES}
-            rows[name] = {
-                "parameters_k": np.mean([entry["parameters"] for entry in data]) / 1e3,
-                "macc_g": np.mean([entry["macs"]["paper"] for entry in data]) / 1e9,
-                "convolution_g": np.mean([entry["macs"]["conv"] for entry in data]) / 1e9,
-                "max_f": scores["max_f"].value,
-                "max F, 95 %": scores["max_f"].span,
-                "mae": scores["mae"].value,
-                "MAE, 95 %": scores["mae"].span,
+            row = {
+                ("parameters_k", "ours"): np.mean([entry["parameters"] for entry in data]) / 1e3,
+                ("macc_g", "ours"): np.mean([entry["macs"]["paper"] for entry in data]) / 1e9,
+                ("convolution_g", "ours"): np.mean([entry["macs"]["conv"] for entry in data]) / 1e9,
             }
-        return pd.DataFrame.from_dict(rows, orient="index")
+            for measure in MEASURES:
+                score = self.score(run, measure)
+                row |= {(measure, "ours"): score.value, (measure, "95 %"): score.span}
+            rows.append(row)
+        table = pd.DataFrame(rows, index=list(runs))
+        if printed is None:
+            table.columns = [name if kind == "ours" else f"{LABELS[name]}, {kind}" for name, kind in table]
+            return table
+        table.columns = pd.MultiIndex.from_tuples(table.columns)
+        if len(printed) != len(table):
+            raise SodlibError(f"{self.item}: {len(printed)} printed rows for {len(table)} runs; give one a row")
+        for column in ("parameters_k", "macc_g", *MEASURES):
+            if column in printed:
+                table.insert(table.columns.get_loc((column, "ours")), (column, "paper"), printed[column].to_numpy())
+        return table
 
     @property
     def caption(self) -> str:
         """What the numbers are from, for the end of a caption."""
         seeds = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"mean of seeds {', '.join(map(str, self.seeds))}"
-        return f"{self.budget}; {self.test_set}, n = {self.images:,}; {seeds}"
+        settings = self.preset
+        budget = f"{self.steps:,} steps of {settings.batch} at {settings.size} × {settings.size}"
+        return f"preset {settings.name} ({budget}); {self.test_set}, n = {self.images:,}; {seeds}"
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of a training."""
+        return self.preset.epochs * self._steps_per_epoch
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return self.preset.steps_per_epoch or self._any.data["images"][self.preset.train] // self.preset.batch
+
+    @property
+    def _any(self) -> Record:
+        return next(iter(self.records.values()))[0]
 
     @property
     def budget(self) -> str:
-        """The preset in a few words."""
-        first = next(iter(self.records.values()))[0].data
-        per_epoch = self.preset.steps_per_epoch or first["images"][self.preset.train] // self.preset.batch
-        size = self.preset.size
+        """What made the records, in sentences, and how much less it is than the paper's."""
+        settings, data = self.preset, self._any.data
+        share = self.steps * settings.batch * settings.size**2 / (PUBLISHED_STEPS * 24 * 224**2)
+        hardware = sorted({record.data["hardware"] for records in self.records.values() for record in records})
         return (
-            f"{self.preset.name} ({self.preset.epochs * per_epoch:,} steps of {self.preset.batch} at {size} × {size})"
+            f"**Preset {settings.name}.** {settings.epochs} epochs of {self._steps_per_epoch} steps of "
+            f"{settings.batch} images from {data['images'][settings.train]:,} of {settings.train}, at {settings.size} "
+            f"× {settings.size}: {share:.2%} of the pixels that a training of the paper sees. Learning rate "
+            f"{settings.learning_rate:g}, second beta of Adam {settings.beta2:g}; {settings.after_steps} batches after "
+            f"pruning; redundant means |γ| < {settings.redundant:g}. Scores are from {self.test_set} (n = "
+            f"{self.images:,}), by the released protocol. Made on {'; '.join(hardware)}."
         )
 
     def _drawn(self, record: Record) -> dict[str, np.ndarray]:
@@ -132,25 +166,40 @@ class Evidence:
 
 
 def provenance(found: Iterable[Evidence]) -> str:
-    """A few sentences on what made the numbers of a page: budgets, images, seeds, hardware, and how far below the
-    paper's they lie."""
+    """What made the numbers of a page: a paragraph a preset, with the items that are shown from it and their seeds."""
     by_preset: dict[str, list[Evidence]] = {}
     for evidence in found:
         by_preset.setdefault(evidence.preset.name, []).append(evidence)
-    sentences = []
-    for several in by_preset.values():
-        first = several[0]
-        preset, data = first.preset, next(iter(first.records.values()))[0].data
-        per_epoch = preset.steps_per_epoch or data["images"][preset.train] // preset.batch
-        items = ", ".join(evidence.item for evidence in several)
-        hardware = sorted({r.data["hardware"] for e in several for rs in e.records.values() for r in rs})
-        sentences.append(
-            f"**{items}: preset {preset.name}.** {preset.epochs} epochs of {per_epoch} steps of {preset.batch} images "
-            f"from {data['images'][preset.train]:,} of {preset.train}, at {preset.size} × {preset.size}, learning rate "
-            f"{preset.learning_rate:g}, Adam's second beta {preset.beta2:g}; {preset.after_steps} batches after pruning; "
-            f"tested on {first.test_set} (n = {first.images:,}). Made on {'; '.join(hardware)}."
-        )
-    return "\n\n".join(sentences)
+    return "\n\n".join(
+        f"{several[0].budget} Shown from it (seeds): "
+        + ", ".join(f"{evidence.item} ({', '.join(map(str, evidence.seeds))})" for evidence in several)
+        + "."
+        for several in by_preset.values()
+    )
+
+
+def effects(rows: Iterable[tuple[str, float | None, Estimate]]) -> pd.DataFrame:
+    """Differences in max F-measure that the paper claims, a row each: what is compared, the paper's difference (None
+    where it prints none), ours with its 95 % interval, and whether the sign is the paper's."""
+    table = [
+        {
+            "difference in max F": name,
+            "paper": np.nan if printed is None else printed,
+            "ours": ours.value,
+            "ours, 95 %": f"{ours.low:+.3f} to {ours.high:+.3f}",
+            "here": same_sign(printed, ours),
+        }
+        for name, printed, ours in rows
+    ]
+    return pd.DataFrame(table)
+
+
+def same_sign(printed: float | None, ours: Estimate) -> str:
+    """How a difference of ours stands to the paper's: "as in the paper", "opposite", or "not told apart" from zero;
+    where the paper prints none or zero, only "higher" or "lower"."""
+    if ours.sign == "not told apart" or not printed:
+        return ours.sign
+    return "as in the paper" if (ours.value > 0) == (printed > 0) else "opposite"
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from . import plots, runs, study
 from .data import data_root, find_set, read_image, read_pair
 from .errors import SodlibError
+from .evidence import Evidence
 from .presets import preset_named
 from .progress import observer
-from .records import REPOSITORY, RESULTS, Record
-from .study import Run
+from .records import REPOSITORY, RESULTS
 
 PHOTOS = REPOSITORY / "data" / "photos"
 
@@ -49,12 +49,19 @@ class Page:
         self.output, self.figures = output, output / "figures"
         self.tables = output / ("results/tables" if output == REPOSITORY else "tables")
 
-    def records(self, wanted: Mapping[str, Run]) -> dict[str, Record]:
-        """The records of the named runs, all at one preset: the best that has them all, unless the page was told
-        which. What is missing is made now: at the preset asked for, else at smoke on the embedded photographs; a
-        page that would write to the repository then writes below build/smoke, so that evidence stays.
+    def evidence(self, *items: str) -> dict[str, Evidence]:
+        """The records of each of these tables and figures ("Table 6"), by item.
+
+        An item has one preset: the best at which all its runs are recorded with seed 0, unless the page was told which.
+        Further seeds count where all its runs have them. What is missing is made now, with seed 0: at the preset asked
+        for, else at smoke on the embedded photographs; a page that would write to the repository then writes below
+        build/smoke, so that evidence stays.
         """
-        preset = self.preset or (None if self.fresh else study.best_preset(list(wanted.values())))
+        return {item: self._evidence(item) for item in items}
+
+    def _evidence(self, item: str) -> Evidence:
+        wanted = study.runs_of(item)
+        preset = self.preset or (None if self.fresh else study.best_preset(wanted))
         committed = () if self.fresh else (RESULTS,)
         if preset is None:
             preset = "smoke"
@@ -62,7 +69,14 @@ class Page:
                 self._write_below(REPOSITORY / "build" / "smoke")
         place = self.output / "results"
         where = runs.Surroundings(place, self.data, committed, observer(self.live))
-        return {name: runs.obtain(run, preset, where) for name, run in wanted.items()}
+        found = {run: [runs.obtain(run, preset, where)] for run in wanted}
+        seeds = [0]
+        for seed in study.SEEDS[1:]:
+            if not self.fresh and study.are_recorded(study.runs_of(item, seed), preset):
+                seeds.append(seed)
+                for run, records in found.items():
+                    records.append(runs.obtain(replace(run, seed=seed), preset, where))
+        return Evidence(item, preset_named(preset), tuple(seeds), {run: tuple(rs) for run, rs in found.items()})
 
     def figure(self, figure: Figure, name: str) -> None:
         """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files."""
@@ -107,19 +121,3 @@ class Page:
         """One line on the software and hardware that this page was executed with."""
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
         return f"Python {platform.python_version()}, torch {torch.__version__}, {device}"
-
-
-def provenance(records: Mapping[str, Record]) -> str:
-    """One sentence on what made the numbers of these records: preset, schedule, images, seeds, hardware, time."""
-    every = [record.data for record in records.values()]
-    first = every[0]
-    preset = first["preset"]
-    seeds = sorted({data["run"]["seed"] for data in every})
-    tests = ", ".join(f"{name} (n = {first['images'][name]:,})" for name in preset["tests"])
-    steps = preset["steps_per_epoch"] or first["images"][preset["train"]] // preset["batch"]
-    return (
-        f"Preset {preset['name']}: {preset['epochs']} epochs of {steps} steps of {preset['batch']} images "
-        f"from {first['images'][preset['train']]:,} of {preset['train']}, at {preset['size']} x {preset['size']}, "
-        f"learning rate {preset['learning_rate']:g}; seed {', '.join(map(str, seeds))}, one run a row; tested on "
-        f"{tests}. Hardware: {first['hardware']}."
-    )

@@ -42,6 +42,12 @@ def slips(number: int | None = None) -> pd.DataFrame:
     return found[found["table"] == number].reset_index(drop=True)
 
 
+def released_counts() -> pd.DataFrame:
+    """Parameters that the released CSNet-x2-L, before pruning, is left with at each threshold of Table 10: counted,
+    not printed."""
+    return _read("released10.csv")
+
+
 def claims() -> pd.DataFrame:
     """The paper's claims, one sentence each, with the place and the number that carries them."""
     return _read("claims.csv")

@@ -14,7 +14,7 @@ from sodlib.errors import SodlibError
 from sodlib.notebooks import FAILED_SUFFIX, nearest, run_notebooks, say
 from sodlib.presets import PRESETS
 from sodlib.progress import duration
-from sodlib.study import SHOWN, best_preset
+from sodlib.study import SHOWN, best_preset, runs_of
 
 
 def reproduce(
@@ -46,7 +46,7 @@ def reproduce(
     python_path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"PYTHONPATH": os.pathsep.join(python_path), "PYTHONHASHSEED": "0"}
     unset = ["MPLBACKEND"]
-    recorded = best_preset(SHOWN) is not None
+    recorded = all(best_preset(runs_of(item)) for item in SHOWN)
     if not (preset or fresh or recorded):
         echo("Some of the runs shown have no record: what is missing is made at smoke, all under build/.")
     if preset or data or fresh or not recorded:

@@ -12,10 +12,10 @@ from .study import Run
 
 
 def tried(place: Path = records.RESULTS) -> pd.DataFrame:
-    """One row a try, csnet-x1 with dynamic decay and seed 0, by preset: batch, learning rate, Adam's beta2, epochs, and from its
-    record the steps, their product with the rate over the published one, validation max F-measure and MAE, gammas
-    below 1e-2 and 1e-20, images a second and the hardware. A try without a record has empty cells. "kept as" names the
-    preset that has its numbers."""
+    """One row a try, csnet-x1 with dynamic decay and seed 0, by preset: batch, learning rate, beta2 of Adam, epochs,
+    and from its record the steps, their product with the rate over the published one, validation max F-measure and
+    MAE, gammas below 1e-2 and 1e-20, images a second and the hardware. A try without a record has empty cells. "kept
+    as" names the preset that has its numbers."""
     rows = []
     for preset in TRIED:
         row = {
@@ -39,9 +39,11 @@ def tried(place: Path = records.RESULTS) -> pd.DataFrame:
                 "images/s": last["images_per_second"],
                 "hardware": record.data["hardware"],
             }
-        rows.append(row | {"kept as": next((name for name in ("brief", "lite", "fast") if _same(PRESETS[name], preset)), "")})
+        kept = [name for name in ("brief", "lite", "fast") if _same(PRESETS[name], preset)]
+        rows.append(row | {"kept as": "".join(kept)})
     return pd.DataFrame(rows)
 
 
 def _same(first: Preset, second: Preset) -> bool:
-    return all(getattr(first, name) == getattr(second, name) for name in ("train", "size", "batch", "learning_rate", "epochs", "beta2"))
+    decisive = ("train", "size", "batch", "learning_rate", "epochs", "beta2")
+    return all(getattr(first, name) == getattr(second, name) for name in decisive)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import sodlib
+from sodlib import paper
 from sodlib.channels import ChannelPlan
 from sodlib.decay import DynamicWeightDecay, gammas, parameter_groups
 from sodlib.pruning import CRITERIA, keep, keep_above, keep_share, prune, recalibrate, scores
@@ -83,6 +84,8 @@ def test_thresholds_of_table_10(golden, released):
         smaller = prune(released, keep_above(scores(released), float(threshold)))
         assert smaller.plan == ChannelPlan.from_json(entry["config"]), threshold
         assert sodlib.count_parameters(smaller) == entry["params"]
+    counted = {float(row.threshold): row.parameters for row in paper.released_counts().itertuples()}
+    assert counted == {float(threshold): entry["params"] for threshold, entry in expected.items()}
 
 
 def test_transferred_weights(golden, released):

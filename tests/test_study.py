@@ -269,10 +269,22 @@ def test_a_page_without_records_leaves_the_evidence_alone(monkeypatch):
     monkeypatch.setattr(study, "best_preset", lambda runs: None)
     monkeypatch.setattr(runs, "obtain", lambda run, preset, where: (preset, where.place))
     page = Page()
-    made = page.records({"any": Run()})
-    assert made == {"any": ("smoke", records.REPOSITORY / "build" / "smoke" / "results")}
+    made = page.evidence("Table 5")["Table 5"]
+    assert made.preset == PRESETS["smoke"] and made.seeds == (0,)
+    assert set(made.records.values()) == {(("smoke", records.REPOSITORY / "build" / "smoke" / "results"),)}
     assert page.figures == records.REPOSITORY / "build" / "smoke" / "figures"
     assert page.tables == records.REPOSITORY / "build" / "smoke" / "tables"
+
+
+def test_seeds_count_where_every_run_of_the_item_has_them(monkeypatch):
+    recorded = {run.key("brief") for seed in (0, 2) for run in study.runs_of("Figure 10", seed)}
+    recorded |= {run.key("brief") for run in study.runs_of("Figure 10", 1)[1:]}
+    monkeypatch.setattr(records, "find", lambda key, *places: key if key in recorded else None)
+    monkeypatch.setattr(runs, "obtain", lambda run, preset, where: run)
+    made = Page().evidence("Figure 10")["Figure 10"]
+    assert made.preset.name == "brief" and made.seeds == (0, 2)
+    assert made.of(Run()) == (Run(), Run(seed=2))
+    assert Page("brief", fresh=True).evidence("Figure 10")["Figure 10"].seeds == (0,)
 
 
 def test_pages_write_beside_the_evidence(tmp_path):

@@ -1,0 +1,155 @@
+"""What records say together: scores, paired differences, seeds, and the paper's numbers beside ours."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+import sodlib
+from sodlib import charts, metrics, paper, study
+from sodlib.evidence import Estimate, Evidence, effects, provenance, same_sign
+from sodlib.presets import preset_named
+from sodlib.study import Run
+
+IMAGES = 60
+
+
+class Recorded:
+    """A record without a folder: random curves, better by `shift` on every image."""
+
+    def __init__(self, seed=0, shift=0.0, parameters=1000):
+        random = np.random.default_rng(seed)
+        levels = np.linspace(0, 1, 8)
+        quality = random.uniform(0.5, 0.7, (IMAGES, 1)) + shift
+        self.result = {
+            "protocol": "released",
+            "images": IMAGES,
+            "per_image": {
+                "precision": (quality + 0.2 * levels).clip(0, 1),
+                "recall": (quality - 0.3 * levels + 0.2).clip(0, 1),
+                "mae": (1 - quality[:, 0]) / 2,
+            },
+        }
+        self.data = {
+            "parameters": parameters,
+            "macs": {"paper": 3 * 10**8, "conv": 2 * 10**8},
+            "images": {"ECSSD": IMAGES, "DUTS-TR/train-2000": 2000},
+            "hardware": "a machine, 2 cores",
+            "history": [{"validation_max_f": 0.5 + shift, "validation_mae": 0.2}],
+        }
+
+    def by_image(self, test_set):
+        assert test_set == "ECSSD"
+        return self.result
+
+
+FIRST, SECOND = Run(), Run(decay="standard")
+
+
+def evidence(first, second=(), seeds=(0,)):
+    records = {FIRST: tuple(first), SECOND: tuple(second)}
+    return Evidence("Table 6", preset_named("brief"), seeds, {run: found for run, found in records.items() if found})
+
+
+def test_a_single_seed_is_the_plain_bootstrap():
+    record = Recorded()
+    score = evidence([record]).score(FIRST)
+    assert (score.low, score.high) == pytest.approx(
+        metrics.interval(metrics.bootstrap(record.result)["max_f"]), abs=1e-6
+    )
+    f = metrics.f_measure(*(record.result["per_image"][name].mean(0) for name in ("precision", "recall")))
+    assert score.value == pytest.approx(f.max(), abs=1e-6) and score.low < score.value < score.high
+    assert evidence([record]).score(FIRST, "mae").value == pytest.approx(record.result["per_image"]["mae"].mean())
+    assert evidence([record]).validation(FIRST) == 0.5
+
+
+def test_differences_are_paired():
+    """A gain on every image is told apart long before two intervals cease to overlap."""
+    both = evidence([Recorded(shift=0.01)], [Recorded()])
+    difference = both.difference(FIRST, SECOND)
+    expected = metrics.paired(*(both.of(run)[0].result for run in (FIRST, SECOND)))["max_f"]
+    assert (difference.value, difference.low, difference.high) == pytest.approx(expected, abs=1e-6)
+    assert difference.sign == "higher" and both.score(FIRST).low < both.score(SECOND).high
+    assert both.difference(SECOND, FIRST).sign == "lower"
+    assert both.difference(FIRST, SECOND, "mae").sign == "lower"
+    same = both.difference(FIRST, FIRST)
+    assert (same.value, same.low, same.high) == (0, 0, 0) and same.sign == "not told apart"
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    agree = evidence([Recorded(1, 0.01), Recorded(2, 0.01)], [Recorded(1), Recorded(2)], (0, 1)).difference(
+        FIRST, SECOND
+    )
+    differ = evidence([Recorded(1, 0.03), Recorded(2)], [Recorded(1), Recorded(2, 0.01)], (0, 1)).difference(
+        FIRST, SECOND
+    )
+    assert agree.value == pytest.approx(differ.value, abs=1e-3)
+    assert agree.sign == "higher" and differ.sign == "not told apart"
+
+
+def test_the_paper_stands_beside_ours():
+    both = evidence([Recorded(parameters=211_000)], [Recorded(1)])
+    printed = pd.DataFrame(
+        {"parameters_k": [211.0, 100.0], "macc_g": [0.61, 0.5], "max_f": [0.9, 0.8], "mae": [0.1, 0.2]}
+    )
+    table = both.table({"dynamic": FIRST, "standard": SECOND}, printed)
+    assert table.loc["dynamic", ("parameters_k", "ours")] == 211 and table.loc["dynamic", ("max_f", "paper")] == 0.9
+    assert table.loc["standard", ("max_f", "ours")] == both.score(SECOND).value
+    assert list(table["macc_g"].columns) == ["paper", "ours"] and list(table["max_f"].columns) == [
+        "paper",
+        "ours",
+        "95 %",
+    ]
+    alone = both.table({"dynamic": FIRST})
+    assert list(alone) == ["parameters_k", "macc_g", "convolution_g", "max_f", "max F, 95 %", "mae", "MAE, 95 %"]
+    with pytest.raises(sodlib.SodlibError, match="2 printed rows for 1 runs"):
+        both.table({"dynamic": FIRST}, printed)
+    with pytest.raises(sodlib.SodlibError, match="Table 6 has no run csnet-x2"):
+        both.score(Run(width=2))
+    figure = charts.beside_paper(table, [both.score(FIRST), both.score(SECOND)])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["dynamic", "standard"]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("printed", "value", "low", "high", "expected"),
+    [
+        (0.01, 0.02, 0.01, 0.03, "as in the paper"),
+        (0.01, -0.02, -0.03, -0.01, "opposite"),
+        (-0.01, -0.02, -0.03, -0.01, "as in the paper"),
+        (0.01, 0.02, -0.01, 0.03, "not told apart"),
+        (0.01, 0.0, 0.0, 0.0, "not told apart"),
+        (None, 0.02, 0.01, 0.03, "higher"),
+        (0.0, -0.02, -0.03, -0.01, "lower"),
+    ],
+)
+def test_signs(printed, value, low, high, expected):
+    ours = Estimate(value, low, high)
+    assert same_sign(printed, ours) == expected
+    row = effects([("a over b", printed, ours)]).iloc[0]
+    assert row["here"] == expected and (np.isnan(row["paper"]) if printed is None else row["paper"] == printed)
+
+
+def test_a_caption_says_what_the_numbers_are_from():
+    one = evidence([Recorded()])
+    assert one.caption == "preset brief (500 steps of 8 at 64 × 64); ECSSD, n = 60; seed 0"
+    two = evidence([Recorded(), Recorded(1)], seeds=(0, 1))
+    assert two.caption.endswith("mean of seeds 0, 1")
+    text = provenance([one, two])
+    assert text.count("Preset brief") == 1 and "2,000 of DUTS-TR/train-2000" in text and "Table 6 (0, 1)" in text
+
+
+def test_every_row_of_the_papers_tables_has_its_run():
+    """The pages name runs by the printed rows; a row without a declared run would fail there."""
+    declared = {item: set(study.runs_of(item)) for item in study.SHOWN}
+    assert {Run(network="extractor", split=split) for split in ("1/0", "3/1", "5/5", "1/3", "0/1")} <= declared[
+        "Table 6"
+    ]
+    for row in paper.table(11).itertuples():
+        assert Run(width=row.width, pruning=study.REDUNDANT if row.pruned else None) in declared["Table 11"]
+    for stages in paper.table(5)["stages"]:
+        assert Run(width=2, stages=stages, pruning=study.REDUNDANT) in declared["Table 5"]
+    for runs in declared.values():
+        assert all(run.parent in runs for run in runs)
+    with pytest.raises(sodlib.SodlibError, match="no declared run feeds 'Table 99'"):
+        study.runs_of("Table 99")

@@ -21,13 +21,13 @@ DECAY_COLORS = {
 }
 
 
-def learning_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], test_set: str) -> Figure:
-    """Training loss, validation max F-measure and the test MAE of Figure 14 over the steps: a colour a decay, a thin
-    line a seed, a thick one their mean."""
+def learning_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], test_set: str | None) -> Figure:
+    """Training loss, validation max F-measure and the MAE of Figure 14 over the steps, on `test_set` or, where no test
+    set was followed, on the validation split: a colour a decay, a thin line a seed, a thick one their mean."""
     panels = {
         "loss": "training loss (BCE)",
         "validation_max_f": "max F, validation",
-        f"{test_set}_mae": f"MAE, {test_set}",
+        f"{test_set or 'validation'}_mae": f"MAE, {test_set or 'validation'}",
     }
     figure, axes = plt.subplots(1, len(panels), figsize=(FULL_WIDTH, 3.0))
     for axis, (column, title) in zip(axes, panels.items(), strict=True):
@@ -125,31 +125,23 @@ def decay_weights(lines: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def thresholds(table: pd.DataFrame) -> Figure:
-    """Parameters and max F-measure over the threshold, in the paper and here (Table 10).
+    """Parameters and max F-measure at every threshold, in the paper and here (Table 10).
 
-    `table` has the columns threshold, printed (the paper's heading, as a number), paper_k, ours_k, paper_f, ours_f, low
-    and high. Rings mark headings that are misprinted.
+    `table` has the columns threshold (words, in the order to draw), paper_k, ours_k, paper_f, ours_f, low and high.
     """
     figure, axes = plt.subplots(1, 3, figsize=(FULL_WIDTH, 3.2))
-    misprinted = table[table["printed"] != table["threshold"]]
-    for axis, column, color, title in (
-        (axes[0], "k", None, "parameters (K)"),
-        (axes[1], "f", "paper", "max F, paper"),
-        (axes[2], "f", "ours", "max F, ours"),
-    ):
-        for side in ("paper", "ours") if color is None else (color,):
-            axis.plot(
-                table["threshold"], table[f"{side}_{column}"], "o-", ms=4, color=COLORS[side], label=side, zorder=3
-            )
-        if color != "ours":
-            axis.plot(
-                misprinted["printed"], misprinted[f"paper_{column}"], "o", ms=8, mfc="none", mec=COLORS["threshold"],
-                label="as printed",
-            )  # fmt: skip
-        axis.set(xscale="log", title=title, xlabel="threshold")
-        axis.set_xticks([1e-20, 1e-15, 1e-10, 1e-5, 1e-2])
-    axes[2].fill_between(table["threshold"], table["low"], table["high"], color=COLORS["ours"], alpha=0.2, lw=0)
-    axes[0].set_ylim(0, None)
+    places = np.arange(len(table))
+    panels = (
+        ("k", ("paper", "ours"), "parameters (K)"),
+        ("f", ("paper",), "max F, paper"),
+        ("f", ("ours",), "max F, ours"),
+    )
+    for axis, (column, sides, title) in zip(axes, panels, strict=True):
+        for side in sides:
+            axis.plot(places, table[f"{side}_{column}"], "o-", ms=4, color=COLORS[side], label=side)
+        axis.set(title=title, xlabel="threshold on |γ|", ylim=(0 if column == "k" else None, None))
+        axis.set_xticks(places, table["threshold"], rotation=60, ha="right", rotation_mode="anchor")
+    axes[2].fill_between(places, table["low"], table["high"], color=COLORS["ours"], alpha=0.2, lw=0)
     axes[0].legend()
     return figure
 

@@ -23,7 +23,7 @@ MEASURES = ("max_f", "mae")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with the ends of its 95 % interval."""
+    """A number with the ends of its 95 % interval; NaN where its runs are not recorded."""
 
     value: float
     low: float
@@ -32,23 +32,25 @@ class Estimate:
     @property
     def span(self) -> str:
         """The interval in print."""
-        return f"{self.low:.3f} to {self.high:.3f}"
+        return "" if np.isnan(self.value) else f"{self.low:.3f} to {self.high:.3f}"
 
     @property
     def sign(self) -> str:
-        """Of a difference: "higher", "lower", or "not told apart" where the interval holds zero."""
+        """Of a difference: "higher", "lower", "not told apart" where the interval holds zero, or "not recorded"."""
+        if np.isnan(self.value):
+            return "not recorded"
         if self.low <= 0 <= self.high:
             return "not told apart"
         return "higher" if self.value > 0 else "lower"
 
     def __str__(self) -> str:
-        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+        return "" if np.isnan(self.value) else f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """The records that an item of the paper, such as "Table 6", is shown from: all of one preset, and for every run
-    the same seeds. Runs are named by their description at seed 0."""
+    the same seeds, or none. Runs are named by their description at seed 0."""
 
     item: str
     preset: Preset
@@ -56,7 +58,7 @@ class Evidence:
     records: Mapping[Run, tuple[Record, ...]]
 
     def of(self, run: Run) -> tuple[Record, ...]:
-        """The records of a run, one a seed. Raises SodlibError where the item has no such run."""
+        """The records of a run, one a seed, or none. Raises SodlibError where the item has no such run."""
         if run not in self.records:
             raise SodlibError(f"{self.item} has no run {run.key(self.preset.name)}; declare it in sodlib/study.py")
         return self.records[run]
@@ -78,12 +80,13 @@ class Evidence:
     def difference(self, first: Run, second: Run, measure: str = "max_f") -> Estimate:
         """How far the first lies above the second, paired: every draw takes the same images for both, and seeds by
         pairs."""
-        pairs = zip(self.of(first), self.of(second), strict=True)
+        # Where one of the two is not recorded there is no pair.
+        pairs = zip(self.of(first), self.of(second), strict=False)
         return self._estimate([self._drawn(one)[measure] - self._drawn(other)[measure] for one, other in pairs])
 
     def validation(self, run: Run, measure: str = "max_f") -> float:
         """The mean over the seeds on the validation split after the last epoch, on squares of the input size."""
-        return float(np.mean([record.data["history"][-1][f"validation_{measure}"] for record in self.of(run)]))
+        return _mean(record.data["history"][-1][f"validation_{measure}"] for record in self.of(run))
 
     def table(self, runs: Mapping[Any, Run], printed: pd.DataFrame | None = None) -> pd.DataFrame:
         """A row a run, by name: parameters in thousands, the paper's MACC and the convolutions' MACs in 10^9 for one
@@ -96,9 +99,9 @@ class Evidence:
         for run in runs.values():
             data = [record.data for record in self.of(run)]
             row = {
-                ("parameters_k", "ours"): np.mean([entry["parameters"] for entry in data]) / 1e3,
-                ("macc_g", "ours"): np.mean([entry["macs"]["paper"] for entry in data]) / 1e9,
-                ("convolution_g", "ours"): np.mean([entry["macs"]["conv"] for entry in data]) / 1e9,
+                ("parameters_k", "ours"): _mean(entry["parameters"] / 1e3 for entry in data),
+                ("macc_g", "ours"): _mean(entry["macs"]["paper"] / 1e9 for entry in data),
+                ("convolution_g", "ours"): _mean(entry["macs"]["conv"] / 1e9 for entry in data),
             }
             for measure in MEASURES:
                 score = self.score(run, measure)
@@ -122,7 +125,9 @@ class Evidence:
         seeds = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"mean of seeds {', '.join(map(str, self.seeds))}"
         settings = self.preset
         budget = f"{self.steps:,} steps of {settings.batch} at {settings.size} × {settings.size}"
-        return f"preset {settings.name} ({budget}); {self.test_set}, n = {self.images:,}; {seeds}"
+        recorded = sum(map(bool, self.records.values()))
+        left = "" if recorded == len(self.records) else f"; {recorded} of {len(self.records)} runs recorded so far"
+        return f"preset {settings.name} ({budget}); {self.test_set}, n = {self.images:,}; {seeds}{left}"
 
     @property
     def steps(self) -> int:
@@ -135,7 +140,7 @@ class Evidence:
 
     @property
     def _any(self) -> Record:
-        return next(iter(self.records.values()))[0]
+        return next(records[0] for records in self.records.values() if records)
 
     @property
     def budget(self) -> str:
@@ -156,6 +161,8 @@ class Evidence:
         return _draws(record, self.test_set)
 
     def _estimate(self, by_seed: Sequence[np.ndarray]) -> Estimate:
+        if not by_seed:
+            return Estimate(np.nan, np.nan, np.nan)
         # The last draw is every image once: the value itself.
         values = np.stack(by_seed)
         draws = values[:, :-1]
@@ -186,7 +193,7 @@ def effects(rows: Iterable[tuple[str, float | None, Estimate]]) -> pd.DataFrame:
             "difference in max F": name,
             "paper": np.nan if printed is None else printed,
             "ours": ours.value,
-            "ours, 95 %": f"{ours.low:+.3f} to {ours.high:+.3f}",
+            "ours, 95 %": "" if np.isnan(ours.value) else f"{ours.low:+.3f} to {ours.high:+.3f}",
             "here": same_sign(printed, ours),
         }
         for name, printed, ours in rows
@@ -196,10 +203,15 @@ def effects(rows: Iterable[tuple[str, float | None, Estimate]]) -> pd.DataFrame:
 
 def same_sign(printed: float | None, ours: Estimate) -> str:
     """How a difference of ours stands to the paper's: "as in the paper", "opposite", or "not told apart" from zero;
-    where the paper prints none or zero, only "higher" or "lower"."""
-    if ours.sign == "not told apart" or not printed:
+    where the paper prints none or zero, only "higher" or "lower"; "not recorded" without ours."""
+    if not printed or ours.sign in ("not told apart", "not recorded"):
         return ours.sign
     return "as in the paper" if (ours.value > 0) == (printed > 0) else "opposite"
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return float(np.mean(found)) if found else np.nan
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy as np
 from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from .cost import count_parameters, paper_macc
 from .csnet import CSNet
@@ -88,9 +88,5 @@ class Explorer:
 
     def _pruned(self, threshold: float) -> CSNet:
         smaller = prune(self.model, keep_above(self.scores, threshold))
-        for module in smaller.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                # The mean over the batches instead of a moving one: a single pass is enough.
-                module.momentum = None
         recalibrate(smaller, [self.inputs])
         return smaller

@@ -52,31 +52,40 @@ class Page:
     def evidence(self, *items: str) -> dict[str, Evidence]:
         """The records of each of these tables and figures ("Table 6"), by item.
 
-        An item has one preset: the best at which all its runs are recorded with seed 0, unless the page was told which.
-        Further seeds count where all its runs have them. What is missing is made now, with seed 0: at the preset asked
-        for, else at smoke on the embedded photographs; a page that would write to the repository then writes below
-        build/smoke, so that evidence stays.
+        An item has one preset. Unless the page was told which, it is the best at which all the item's runs are recorded
+        with seed 0, else the one with the most, and what is missing stays empty. Further seeds count where all its
+        runs have them. A page that was told a preset makes what is missing, with seed 0; one without any record of an
+        item does so at smoke on the embedded photographs, and below build/smoke rather than in the repository, so that
+        evidence stays.
         """
         return {item: self._evidence(item) for item in items}
 
     def _evidence(self, item: str) -> Evidence:
         wanted = study.runs_of(item)
         preset = self.preset or (None if self.fresh else study.best_preset(wanted))
+        made = bool(self.preset) or preset is None
         committed = () if self.fresh else (RESULTS,)
         if preset is None:
             preset = "smoke"
             if self.output == REPOSITORY:
                 self._write_below(REPOSITORY / "build" / "smoke")
-        place = self.output / "results"
-        where = runs.Surroundings(place, self.data, committed, observer(self.live))
-        found = {run: [runs.obtain(run, preset, where)] for run in wanted}
+        where = runs.Surroundings(self.output / "results", self.data, committed, observer(self.live))
         seeds = [0]
-        for seed in study.SEEDS[1:]:
-            if not self.fresh and study.are_recorded(study.runs_of(item, seed), preset):
-                seeds.append(seed)
-                for run, records in found.items():
-                    records.append(runs.obtain(replace(run, seed=seed), preset, where))
-        return Evidence(item, preset_named(preset), tuple(seeds), {run: tuple(rs) for run, rs in found.items()})
+        if not self.fresh:
+            seeds += [
+                seed
+                for seed in study.SEEDS[1:]
+                if all(study.is_recorded(run, preset) for run in (*wanted, *study.runs_of(item, seed)))
+            ]
+        found = {
+            run: tuple(
+                runs.obtain(replace(run, seed=seed), preset, where)
+                for seed in seeds
+                if made or study.is_recorded(run, preset)
+            )
+            for run in wanted
+        }
+        return Evidence(item, preset_named(preset), tuple(seeds), found)
 
     def figure(self, figure: Figure, name: str) -> None:
         """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files."""

@@ -224,7 +224,8 @@ class _Making:
         )
         if pruning.afterwards == "recalibrated":
             return self._recalibrated(model.to(_device()))
-        # The forward passes of fine-tuning estimate the batch norm statistics as well.
+        # The forward passes of fine-tuning estimate the batch norm statistics as well, from a first batch on.
+        recalibrate(model, [self._stream().batch(0)[0]])
         recipe, after = self._recipe(), self.settings.after_steps
         if self.run.recipe == "written":
             recipe = replace(recipe, first_step=self._steps() - after)
@@ -249,9 +250,7 @@ class _Making:
 
     def _recalibrated(self, model: CSNet) -> tuple[CSNet, list[dict[str, Any]]]:
         settings, checkpoint, observer = self.settings, self.checkpoint, self.where.observer
-        stream = Stream(
-            self.pixels[settings.train], settings.size, settings.batch, self.run.seed, self._recipe().augmentation
-        )
+        stream = self._stream()
         state = checkpoint.read() or {"step": 0, "seconds": 0.0}
         if state["step"]:
             model.load_state_dict(state["model"])
@@ -280,6 +279,10 @@ class _Making:
         }
         observer.epoch(entry)
         return model.eval(), [entry]
+
+    def _stream(self) -> Stream:
+        settings, recipe = self.settings, self._recipe()
+        return Stream(self.pixels[settings.train], settings.size, settings.batch, recipe.seed, recipe.augmentation)
 
     def _recipe(self) -> Recipe:
         run, settings = self.run, self.settings

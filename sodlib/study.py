@@ -232,16 +232,16 @@ def runs_of(item: str, seed: int = 0) -> tuple[Run, ...]:
 
 
 def best_preset(runs: Sequence[Run], place: Path = records.RESULTS) -> str | None:
-    """The best evidence preset at which all these runs have records, so that no table mixes two."""
-    for preset in EVIDENCE:
-        if are_recorded(runs, preset, place):
-            return preset
-    return None
+    """The best evidence preset at which all these runs have records, so that no table mixes two; where none has them
+    all, the one with the most. None without any record."""
+    counts = {preset: sum(is_recorded(run, preset, place) for run in runs) for preset in EVIDENCE}
+    best = max(counts, key=counts.__getitem__)
+    return best if counts[best] else None
 
 
-def are_recorded(runs: Iterable[Run], preset: str, place: Path = records.RESULTS) -> bool:
-    """Whether all these runs have records at a preset."""
-    return all(records.find(run.key(preset), place) for run in runs)
+def is_recorded(run: Run, preset: str, place: Path = records.RESULTS) -> bool:
+    """Whether this run has a record at a preset."""
+    return records.find(run.key(preset), place) is not None
 
 
 def by_item(declared: Collection[Declared]) -> dict[str, list[Declared]]:

@@ -193,6 +193,14 @@ def test_recalibration_moves_statistics_and_no_weight():
     recalibrate(model, [torch.randn(2, 3, 32, 32) for _ in range(3)])
     assert all(torch.equal(old, new) for old, new in zip(weights, model.parameters(), strict=True))
     assert model.stage0[0].conv1x1.bns["0"].num_batches_tracked == 3 and not model.training
+    # The first batch replaces the initial mean and variance instead of mixing with them.
+    images, unit = torch.randn(2, 3, 32, 32), model.stage0[0].conv1x1
+    recalibrate(model, [images])
+    with torch.no_grad():
+        feature = unit.conv([images])[0]
+    torch.testing.assert_close(unit.bns["0"].running_mean, feature.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(unit.bns["0"].running_var, feature.var((0, 2, 3)), atol=1e-3, rtol=1e-3)
+    assert unit.bns["0"].momentum == 0.1
     with pytest.raises(sodlib.SodlibError, match="at least one batch"):
         recalibrate(model, [])
 

@@ -87,6 +87,18 @@ def test_seeds_that_disagree_widen_the_interval():
     assert agree.sign == "higher" and differ.sign == "not told apart"
 
 
+def test_runs_without_a_record_leave_empty_cells():
+    some = Evidence("Table 6", preset_named("brief"), (0,), {FIRST: (Recorded(),), SECOND: ()})
+    assert np.isnan(some.score(SECOND).value) and np.isnan(some.validation(SECOND))
+    difference = some.difference(FIRST, SECOND)
+    assert difference.sign == "not recorded" == same_sign(0.1, difference) and str(difference) == ""
+    table = some.table({"dynamic": FIRST, "standard": SECOND})
+    assert table.loc["standard", ["parameters_k", "max_f"]].isna().all() and table.loc["standard", "max F, 95 %"] == ""
+    assert effects([("a over b", 0.1, difference)])["ours, 95 %"].item() == ""
+    assert some.caption.endswith("seed 0; 1 of 2 runs recorded so far")
+    plt.close(charts.sizes_and_scores({"standard": [(94.0, some.score(FIRST)), (47.0, some.score(SECOND))]}, "partly"))
+
+
 def test_the_paper_stands_beside_ours():
     both = evidence([Recorded(parameters=211_000)], [Recorded(1)])
     printed = pd.DataFrame(

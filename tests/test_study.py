@@ -247,6 +247,7 @@ def test_evidence_is_chosen_for_all_runs_of_a_table(tmp_path):
     assert study.best_preset(wanted, tmp_path) is None
     for preset in EVIDENCE:
         records.write(tmp_path, wanted[0].key(preset), {}, {})
+    assert study.best_preset(wanted, tmp_path) == EVIDENCE[0], "none has them all, and none has more than the best"
     records.write(tmp_path, wanted[1].key("fast"), {}, {})
     assert study.best_preset(wanted, tmp_path) == "fast"
 
@@ -285,6 +286,16 @@ def test_seeds_count_where_every_run_of_the_item_has_them(monkeypatch):
     assert made.preset.name == "brief" and made.seeds == (0, 2)
     assert made.of(Run()) == (Run(), Run(seed=2))
     assert Page("brief", fresh=True).evidence("Figure 10")["Figure 10"].seeds == (0,)
+
+
+def test_what_is_not_recorded_stays_empty_on_a_committed_page(monkeypatch):
+    recorded = {run.key("brief") for run in study.runs_of("Table 9") if run.decay == "dynamic"}
+    monkeypatch.setattr(records, "find", lambda key, *places: key if key in recorded else None)
+    monkeypatch.setattr(runs, "obtain", lambda run, preset, where: run)
+    made = Page().evidence("Table 9")["Table 9"]
+    lost = Run(width=2, decay="standard")
+    assert made.preset.name == "brief" and made.of(study.X2) == (study.X2,) and made.of(lost) == ()
+    assert Page("brief").evidence("Table 9")["Table 9"].of(lost) == (lost,), "a page that was told its preset makes it"
 
 
 def test_pages_write_beside_the_evidence(tmp_path):

@@ -83,8 +83,8 @@ PRESETS = {
     for preset in (
         Preset("smoke", *_EMBEDDED, size=64, batch=4, epochs=2, learning_rate=9e-3, after_steps=3,
                steps_per_epoch=4, follow="cutouts/test", images=16),
-        Preset("brief", *_SMALL, ("ECSSD",), size=64, batch=8, epochs=4, learning_rate=5e-3, after_steps=50,
-               steps_per_epoch=125, follow="ECSSD/250", beta2=0.9, redundant=1e-3),
+        Preset("brief", *_SMALL, ("ECSSD",), size=64, batch=8, epochs=8, learning_rate=2e-3, after_steps=50,
+               steps_per_epoch=125, follow="ECSSD/250", beta2=0.95, redundant=1e-3),
         Preset("lite", *_SMALL, ("ECSSD",), size=112, batch=8, epochs=3, learning_rate=3e-3, after_steps=100),
         Preset("fast", *_WHOLE, ("ECSSD",), size=224, batch=24, epochs=30, learning_rate=1e-3, after_steps=439,
                follow="ECSSD"),

@@ -9,13 +9,14 @@ import pandas as pd
 from . import records
 from .presets import PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS, TRIED, Preset
 from .study import Run
+from .training import redundant_scale
 
 
 def tried(place: Path = records.RESULTS) -> pd.DataFrame:
     """One row a try, csnet-x1 with dynamic decay and seed 0, by preset: batch, learning rate, beta2 of Adam, epochs,
-    and from its record the steps, their product with the rate over the published one, validation max F-measure and
-    MAE, gammas below 1e-2 and 1e-20, images a second and the hardware. A try without a record has empty cells. "kept
-    as" names the preset that has its numbers."""
+    and from its record the steps, their product with the rate over the published one, where a scale that no loss holds
+    ends by that schedule, validation max F-measure and MAE, gammas below 1e-2 and 1e-20, images a second and the
+    hardware. A try without a record has empty cells. "kept as" names the preset that has its numbers."""
     rows = []
     for preset in TRIED:
         row = {
@@ -32,6 +33,7 @@ def tried(place: Path = records.RESULTS) -> pd.DataFrame:
                 "rate x steps, published = 1": last["steps"]
                 * preset.learning_rate
                 / (PUBLISHED_STEPS * PUBLISHED_RATE),
+                "redundant scale ends at": redundant_scale(preset.learning_rate, last["steps"], beta2=preset.beta2)[-1],
                 "validation max F": last["validation_max_f"],
                 "validation MAE": last["validation_mae"],
                 "gammas below 1e-2": last["gammas_below_1e-2"],

@@ -75,7 +75,7 @@ def reproduce(
 
 @app.command()
 def train(
-    preset: Preset = PresetName.lite,
+    preset: Preset = PresetName.brief,
     width: Annotated[float, typer.Option(help="Width factor k of CSNet-xk.")] = 1.0,
     split: Annotated[str, typer.Option(help="Split ratio of the ILBlocks.")] = "5/5",
     stages: Annotated[str, typer.Option(help="Stages that the fusion takes.")] = "2-4",

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from .channels import ChannelPlan
 from .evidence import Estimate
-from .plots import COLORS, FULL_WIDTH, LABELS, SALIENCY
+from .plots import COLORS, FULL_WIDTH, SALIENCY
 
 DECAY_COLORS = {
     "standard": COLORS["standard decay"],
@@ -69,19 +69,19 @@ def deviation_by_layer(deviations: Mapping[str, np.ndarray], names: Sequence[str
     return figure
 
 
-def beside_paper(table: pd.DataFrame, estimates: Sequence[Estimate], measure: str = "max_f") -> Figure:
-    """The same rows in the paper and here, each on its own scale, ours with 95 % intervals.
+def beside_paper(table: pd.DataFrame, estimates: Sequence[Estimate], where: str) -> Figure:
+    """Max F-measure of the same rows in the paper and here, each on its own scale, ours with 95 % intervals.
 
-    `table` comes from `Evidence.table` with the printed rows; its index labels the rows.
+    `table` comes from `Evidence.table` with the printed rows; its index labels the rows. `where`: set and images.
     """
     labels = [" ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in table.index]
     places = np.arange(len(labels))[::-1]
     figure, (left, right) = plt.subplots(1, 2, figsize=(FULL_WIDTH, 0.9 + 0.24 * len(labels)), sharey=True)
-    left.plot(table[measure, "paper"], places, "D", ms=6, color=COLORS["paper"])
+    left.plot(table["max_f", "paper"], places, "D", ms=6, color=COLORS["paper"])
     _intervals(right, estimates, places, COLORS["ours"])
     left.set_yticks(places, labels)
-    left.set(title="paper", xlabel=LABELS[measure], ylim=(-0.6, len(labels) - 0.4))
-    right.set(title="ours, with 95 % intervals", xlabel=LABELS[measure])
+    left.set(title="paper", xlabel="max F (ECSSD, n = 1,000)", ylim=(-0.6, len(labels) - 0.4))
+    right.set(title="ours, with 95 % intervals", xlabel=f"max F ({where})")
     return figure
 
 
@@ -91,8 +91,8 @@ def _intervals(axis: Axes, estimates: Sequence[Estimate], places: np.ndarray, co
     axis.errorbar(values[:, 0], places, xerr=errors, fmt="o", ms=5, lw=1.4, capsize=2.5, color=color)
 
 
-def sizes_and_scores(lines: Mapping[str, Sequence[tuple[float, Estimate]]], what: str) -> Figure:
-    """Max F-measure with 95 % intervals against parameters in thousands, a line a decay. `what` heads it."""
+def sizes_and_scores(lines: Mapping[str, Sequence[tuple[float, Estimate]]], where: str) -> Figure:
+    """Max F-measure with 95 % intervals against parameters in thousands, a line a decay. `where`: set and images."""
     figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.72, 3.6))
     for position, (decay, points) in enumerate(lines.items()):
         # The sizes are equal; beside each other the intervals can be read.
@@ -100,14 +100,14 @@ def sizes_and_scores(lines: Mapping[str, Sequence[tuple[float, Estimate]]], what
         values = np.array([[estimate.value, estimate.low, estimate.high] for _, estimate in points])
         errors = np.abs(values[:, 1:] - values[:, :1]).T
         axis.errorbar(sizes, values[:, 0], errors, fmt="o-", ms=5, capsize=2.5, color=DECAY_COLORS[decay], label=decay)
-    axis.set(xlabel="parameters (K)", ylabel="max F", title=what)
+    axis.set(xlabel="parameters (K)", ylabel=f"max F ({where})")
     axis.legend(title="weight decay", loc="lower right")
     return figure
 
 
-def decay_weights(lines: Mapping[str, pd.DataFrame]) -> Figure:
+def decay_weights(lines: Mapping[str, pd.DataFrame], where: str) -> Figure:
     """Max F-measure of the pruned network against its MACC, a line a decay through its weights lambda in their order
-    (paper, Figure 13). The tables have the columns weight, macc_g, max_f, low, high."""
+    (paper, Figure 13). The tables have the columns weight, macc_g, max_f, low, high. `where`: set and images."""
     figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.72, 4.0))
     for place, (decay, table) in enumerate(lines.items()):
         errors = np.abs(table[["low", "high"]].to_numpy() - table[["max_f"]].to_numpy()).T
@@ -119,22 +119,23 @@ def decay_weights(lines: Mapping[str, pd.DataFrame]) -> Figure:
             axis.annotate(
                 f"{weight:g}", (x, y), offset, textcoords="offset points", fontsize=8, color=DECAY_COLORS[decay]
             )
-    axis.set(xlabel="MACC after pruning (G), 224 × 224", ylabel="max F")
+    axis.set(xlabel="MACC after pruning (G), 224 × 224", ylabel=f"max F ({where})")
     axis.legend(title="weight decay (λ at the points)", loc="best")
     return figure
 
 
-def thresholds(table: pd.DataFrame) -> Figure:
+def thresholds(table: pd.DataFrame, where: str) -> Figure:
     """Parameters and max F-measure at every threshold, in the paper and here (Table 10).
 
     `table` has the columns threshold (words, in the order to draw), paper_k, ours_k, paper_f, ours_f, low and high.
+    `where`: set and images.
     """
     figure, axes = plt.subplots(1, 3, figsize=(FULL_WIDTH, 3.2))
     places = np.arange(len(table))
     panels = (
         ("k", ("paper", "ours"), "parameters (K)"),
-        ("f", ("paper",), "max F, paper"),
-        ("f", ("ours",), "max F, ours"),
+        ("f", ("paper",), "max F, paper (ECSSD)"),
+        ("f", ("ours",), f"max F, ours ({where})"),
     )
     for axis, (column, sides, title) in zip(axes, panels, strict=True):
         for side in sides:

@@ -68,6 +68,11 @@ class Evidence:
         """The set that the numbers are from: the first that the preset asks for."""
         return self.preset.tests[0]
 
+    @property
+    def where(self) -> str:
+        """Test set and number of images, for an axis."""
+        return f"{self.test_set}, n = {self.images:,}"
+
     @cached_property
     def images(self) -> int:
         """The number of test images."""
@@ -127,7 +132,7 @@ class Evidence:
         budget = f"{self.steps:,} steps of {settings.batch} at {settings.size} × {settings.size}"
         recorded = sum(map(bool, self.records.values()))
         left = "" if recorded == len(self.records) else f"; {recorded} of {len(self.records)} runs recorded so far"
-        return f"preset {settings.name} ({budget}); {self.test_set}, n = {self.images:,}; {seeds}{left}"
+        return f"preset {settings.name} ({budget}); {self.where}; {seeds}{left}"
 
     @property
     def steps(self) -> int:

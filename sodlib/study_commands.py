@@ -38,7 +38,7 @@ Only = Annotated[list[str] | None, typer.Option(help='An item, such as "table 6"
 
 @app.command("list")
 def study_list(
-    preset: Preset = PresetName.lite,
+    preset: Preset = PresetName.brief,
     table: Table = None,
     figure: Figure = None,
     only: Only = None,
@@ -73,7 +73,7 @@ def study_list(
 
 @app.command("run")
 def study_run(
-    preset: Preset = PresetName.lite,
+    preset: Preset = PresetName.brief,
     table: Table = None,
     figure: Figure = None,
     only: Only = None,
@@ -112,7 +112,7 @@ def study_run(
 @app.command("one", hidden=True)
 def study_one(
     key: str,
-    preset: Preset = PresetName.lite,
+    preset: Preset = PresetName.brief,
     minutes: Minutes = None,
     several: bool = False,
     data: Root = None,

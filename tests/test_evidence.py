@@ -118,7 +118,7 @@ def test_the_paper_stands_beside_ours():
         both.table({"dynamic": FIRST}, printed)
     with pytest.raises(sodlib.SodlibError, match="Table 6 has no run csnet-x2"):
         both.score(Run(width=2))
-    figure = charts.beside_paper(table, [both.score(FIRST), both.score(SECOND)])
+    figure = charts.beside_paper(table, [both.score(FIRST), both.score(SECOND)], both.where)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["dynamic", "standard"]
     plt.close(figure)
 

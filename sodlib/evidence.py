@@ -214,6 +214,11 @@ def same_sign(printed: float | None, ours: Estimate) -> str:
     return "as in the paper" if (ours.value > 0) == (printed > 0) else "opposite"
 
 
+def shown(value: float, form: str) -> str:
+    """The number in print, a dash where there is none."""
+    return "–" if np.isnan(value) else form.format(value)
+
+
 def _mean(values: Iterable[float]) -> float:
     found = list(values)
     return float(np.mean(found)) if found else np.nan

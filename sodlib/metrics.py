@@ -178,14 +178,6 @@ def paired(
     return {name: (float(all_once[name][0]), *interval(drawn[name])) for name in drawn}
 
 
-def comparison(first: tuple[float, float], second: tuple[float, float]) -> str:
-    """ "lower", "higher" or "not told apart": how the first of two intervals lies to the second. Intervals that
-    overlap may still hide a difference that a paired test would show; none that it denies is claimed."""
-    if first[1] < second[0]:
-        return "lower"
-    return "higher" if first[0] > second[1] else "not told apart"
-
-
 def _drawn(result: Mapping[str, Any], weights: np.ndarray) -> dict[str, np.ndarray]:
     mae = result["per_image"]["mae"].astype(np.float32)
     return {"max_f": f_of_draws(result, weights).max(1), "mae": weights @ mae}

@@ -12,7 +12,7 @@ from PIL import Image
 
 import sodlib
 from sodlib.data import find_set
-from sodlib.metrics import bootstrap, comparison, evaluate_all, f_measure, interval, score
+from sodlib.metrics import bootstrap, evaluate_all, f_measure, interval, score
 
 levels = hnp.arrays(np.uint8, (7, 9), elements=st.integers(0, 255))
 
@@ -83,12 +83,6 @@ def test_bootstrap_surrounds_the_score_and_is_paired(maps):
 def test_f_measure_of_nothing_is_zero():
     assert f_measure(np.zeros(2), np.array([0.0, 1.0])).tolist() == [0, 0]
     assert f_measure(np.ones(1), np.ones(1)) == pytest.approx(1)
-
-
-def test_intervals_are_compared():
-    assert comparison((0, 1), (2, 3)) == "lower"
-    assert comparison((2, 3), (0, 1)) == "higher"
-    assert comparison((0, 2), (1, 3)) == "not told apart"
 
 
 def test_bad_maps_are_named(maps):

@@ -164,12 +164,12 @@ def test_a_run_outlives_its_minutes_its_worker_and_its_node(cluster, slow, tmp_p
     assert Checkpoint(workers.checkpoint).read()["step"] == 1
     workers.seen = workers.written()
 
-    wrong = replace(run, pruning=Pruning(threshold=1e6))
+    wrong = replace(run, pruning=Pruning("luck", parameters=100_000))
     outcome = work([Declared(each, ("Table 9",)) for each in (run, wrong)], "smoke", place, workers)
     output = capfd.readouterr()
     assert workers.kills == 2 and len(cluster.worker_nodes) == 1
     assert outcome.recorded == [run] and list(outcome.failed) == [wrong]
-    assert f"{wrong.key('smoke')} on " in output.err and "no channel in" in output.err
+    assert f"{wrong.key('smoke')} on " in output.err and "unknown criterion" in output.err
     assert output.out.count("begins again on") == 3 and output.out.count(f"{run.key('smoke')}: goes on after") == 3
     assert [path.name for path in place.iterdir() if not path.name.startswith(".")] == [run.key("smoke")]
     assert not workers.written()

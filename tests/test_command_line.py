@@ -97,7 +97,7 @@ def test_mistakes_get_one_sentence(capfd, tmp_path, model, photograph):
         (("evaluate", model, "ECSSD"), "SODLIB_DATA"),
         (("evaluate", model, "ECSSD", "--data", tmp_path / "no"), "no folder"),
         (("prune", model, "-o", tmp_path / "p.safetensors"), "give one of: a threshold, a share"),
-        (("prune", model, "--threshold", "9", "-o", tmp_path / "p.safetensors"), "no channel"),
+        (("prune", model, "--share", "9", "-o", tmp_path / "p.safetensors"), "the share of channels"),
         (("train", "--split", "2/2", "--preset", "smoke", "--results", tmp_path / "r"), "2/2"),
         (("reproduce", "77"), "77"),
     ]

@@ -187,8 +187,8 @@ def test_recalibration_goes_on_where_it_stopped(tmp_path, tiny):
 
 
 def test_nothing_is_written_when_a_run_fails(tmp_path, tiny):
-    run = Run(pruning=Pruning(threshold=1e6))
-    with pytest.raises(sodlib.SodlibError, match="no channel in"):
+    run = Run(pruning=Pruning("luck", parameters=100_000))
+    with pytest.raises(sodlib.SodlibError, match="unknown criterion 'luck'"):
         runs.obtain(run, "smoke", Surroundings(tmp_path))
     assert recorded(tmp_path) == [run.parent.key("smoke")]
     with pytest.raises(sodlib.SodlibError, match="SODLIB_DATA"):

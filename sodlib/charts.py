@@ -47,7 +47,7 @@ def gamma_distribution(values: Mapping[str, np.ndarray], redundant: float) -> Fi
     channel counts as redundant (paper, Figure 5)."""
     smallest = min(float(vector[vector > 0].min()) for vector in values.values())
     edges = np.logspace(max(np.floor(np.log10(min(smallest, redundant))), -32), 0.5, 71)
-    figure, axes = plt.subplots(len(values), 1, figsize=(FULL_WIDTH, 1.6 * len(values)), sharex=True, sharey=True)
+    figure, axes = plt.subplots(len(values), 1, figsize=(FULL_WIDTH, 1.6 * len(values)), sharex=True)
     for axis, (decay, vector) in zip(np.atleast_1d(axes), values.items(), strict=True):
         axis.hist(vector.clip(edges[0], edges[-1]), edges, color=DECAY_COLORS[decay])
         axis.axvline(redundant, color=COLORS["threshold"], lw=1.4, ls="--")

@@ -70,7 +70,7 @@ def redundant_scale(
     schedule: int | None = None,
     beta2: float = BETAS[1],
 ) -> np.ndarray:
-    """The path `[steps]` of a gamma of 1 that no loss holds: only decay, through Adam, along the learning rate
+    """The path `[steps]` of |gamma| from 1 where no loss holds it: only decay, through Adam, along the learning rate
     schedule of `schedule` steps (default: `steps`). Redundant channels follow it whatever the weight, since Adam
     divides by the gradient's own size."""
     gamma = torch.nn.Parameter(torch.ones(1))
@@ -80,7 +80,7 @@ def redundant_scale(
         optimizer.param_groups[0]["lr"] = learning_rate_at(step, schedule or steps, rate)
         gamma.grad = torch.zeros(1)
         optimizer.step()
-        path[step] = gamma.item()
+        path[step] = abs(gamma.item())
     return path
 
 

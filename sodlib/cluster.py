@@ -24,12 +24,12 @@ import torch
 from . import records
 from .data import EMBEDDED_SETS, data_root
 from .errors import SodlibError
-from .jobs import PAUSED, SHORTEST, is_done
+from .jobs import PAUSED, SHORTEST
 from .presets import preset_named
 from .progress import Lines
 from .records import REPOSITORY, Record
 from .runs import Surroundings, checkpoint_file, claim, obtain
-from .study import Run
+from .study import Run, is_recorded
 from .unfinished import Checkpoint, Paused
 
 #: The share of a GPU that a run gets where the cluster has GPUs: alone, so small a network leaves most of one idle.
@@ -115,7 +115,7 @@ def make(run: Run, preset: str, root: Path | None, deadline: float, keeper: Any)
         turn, seconds, files = ray.get(keeper.begin.remote(run, preset, node, deadline))
         _unpack(files, place)
         weights = run.pruning is None
-        if is_done(run, preset, place, weights):
+        if is_recorded(run, preset, place, weights):
             # A worker was lost right after it delivered.
             return 0, ""
         where = Surroundings(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import SodlibError
-from .metrics import f_of_draws, interval, resample
+from .metrics import drawn_scores, interval, resample
 from .plots import LABELS
 from .presets import PUBLISHED_STEPS, Preset
 from .records import Record
@@ -234,6 +234,4 @@ def _weights(images: int) -> np.ndarray:
 @cache
 def _draws(record: Record, test_set: str) -> dict[str, np.ndarray]:
     result = record.by_image(test_set)
-    weights = _weights(result["images"])
-    mae = result["per_image"]["mae"].astype(np.float32)
-    return {"max_f": f_of_draws(result, weights).max(1), "mae": weights @ mae}
+    return drawn_scores(result, _weights(result["images"]))

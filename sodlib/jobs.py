@@ -23,7 +23,7 @@ from .presets import PRESETS, Preset, preset_named
 from .progress import duration
 from .records import REPOSITORY, Record
 from .runs import checkpoint_file, claim
-from .study import Declared, Run
+from .study import Declared, Run, is_recorded
 
 #: Exit code of a worker that stopped with a checkpoint; 0 is recorded, 2 a mistake that it told in one sentence.
 PAUSED = 75
@@ -66,21 +66,15 @@ def estimate(run: Run, preset: Preset, known: dict[tuple[bool, str], float]) -> 
     return units(run, preset) * rate
 
 
-def is_done(run: Run, preset: str, place: Path, weights: bool = False) -> bool:
-    """Whether the run is recorded, and with its network where `weights` asks for it."""
-    record = records.find(run.key(preset), place)
-    return record is not None and (record.has_weights or not weights)
-
-
 def pending(declared: Collection[Declared], preset: str, place: Path) -> list[Run]:
     """The runs without a record, and the trainings that their pruning needs, in the order in which they are worked:
     those that most tables and figures wait for first, seed by seed, the cheaper of two; pruned ones right after
     their training."""
-    missing = [entry for entry in declared if not is_done(entry.run, preset, place)]
+    missing = [entry for entry in declared if not is_recorded(entry.run, preset, place)]
     waiting: dict[Run, set[str]] = {}
     for entry in missing:
         waiting.setdefault(entry.run, set()).update(entry.feeds)
-        if entry.run.pruning and not is_done(entry.run.parent, preset, place, weights=True):
+        if entry.run.pruning and not is_recorded(entry.run.parent, preset, place, weights=True):
             waiting.setdefault(entry.run.parent, set()).update(entry.feeds)
 
     def rank(training: Run) -> tuple[int, int, float, str]:
@@ -175,7 +169,7 @@ def work(
 
     def ready(run: Run) -> bool:
         return run.pruning is None or (
-            run.parent not in {*queue, *active} and is_done(run.parent, preset, place, weights=True)
+            run.parent not in {*queue, *active} and is_recorded(run.parent, preset, place, weights=True)
         )
 
     def elsewhere(run: Run) -> bool:
@@ -193,7 +187,7 @@ def work(
             left = deadline - time.monotonic()
             while workers.free() and left > SHORTEST and (run := next(filter(ready, queue), None)):
                 queue.remove(run)
-                if is_done(run, preset, place, weights=run.pruning is None):
+                if is_recorded(run, preset, place, weights=run.pruning is None):
                     total -= 1
                     continue
                 if elsewhere(run):

@@ -131,7 +131,7 @@ def bootstrap(result: Mapping[str, Any], resamples: int = 10_000, seed: int = 0)
     `result` comes from `evaluate` or `curves.unpack`. The same seed draws the same images, so that the difference
     of two results on one set, draw by draw, is a paired bootstrap; `paired` makes it.
     """
-    return _drawn(result, resample(len(result["per_image"]["mae"]), resamples, seed))
+    return drawn_scores(result, resample(len(result["per_image"]["mae"]), resamples, seed))
 
 
 def resample(images: int, resamples: int, seed: int = 0) -> np.ndarray:
@@ -171,14 +171,15 @@ def paired(
     count = len(first["per_image"]["mae"])
 
     def difference(weights: np.ndarray) -> dict[str, np.ndarray]:
-        one, other = (_drawn(result, weights) for result in (first, second))
+        one, other = (drawn_scores(result, weights) for result in (first, second))
         return {name: one[name] - other[name] for name in one}
 
     all_once, drawn = (difference(x) for x in (np.full((1, count), 1 / count), resample(count, resamples, seed)))
     return {name: (float(all_once[name][0]), *interval(drawn[name])) for name in drawn}
 
 
-def _drawn(result: Mapping[str, Any], weights: np.ndarray) -> dict[str, np.ndarray]:
+def drawn_scores(result: Mapping[str, Any], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Max F and MAE of a result in every draw of `resample`, `[resamples]` each."""
     mae = result["per_image"]["mae"].astype(np.float32)
     return {"max_f": f_of_draws(result, weights).max(1), "mae": weights @ mae}
 

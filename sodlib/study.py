@@ -127,8 +127,8 @@ DECAY_WEIGHTS = (1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)
 
 
 def _declare() -> Iterable[Declared]:
-    def each(runs: Iterable[Run], *feeds: str, seeds: Iterable[int] = SEEDS) -> Iterable[Declared]:
-        return (Declared(replace(run, seed=seed), feeds) for run in runs for seed in seeds)
+    def each(runs: Iterable[Run], *feeds: str) -> Iterable[Declared]:
+        return (Declared(replace(run, seed=seed), feeds) for run in runs for seed in SEEDS)
 
     def pruned(run: Run, *ways: Pruning) -> list[Run]:
         return [replace(run, pruning=way) for way in ways]
@@ -239,9 +239,10 @@ def best_preset(runs: Sequence[Run], place: Path = records.RESULTS) -> str | Non
     return best if counts[best] else None
 
 
-def is_recorded(run: Run, preset: str, place: Path = records.RESULTS) -> bool:
-    """Whether this run has a record at a preset."""
-    return records.find(run.key(preset), place) is not None
+def is_recorded(run: Run, preset: str, place: Path = records.RESULTS, weights: bool = False) -> bool:
+    """Whether the run has a record at a preset, and with its network where `weights` asks for it."""
+    record = records.find(run.key(preset), place)
+    return record is not None and (not weights or record.has_weights)
 
 
 def by_item(declared: Collection[Declared]) -> dict[str, list[Declared]]:

@@ -51,7 +51,7 @@ def study_list(
     missing = {}
     for declared in chosen:
         run = declared.run
-        if jobs.is_done(run, preset.value, results):
+        if study.is_recorded(run, preset.value, results):
             state, time_needed = "done", ""
         else:
             missing[run] = jobs.estimate(run, settings, known)

@@ -97,14 +97,15 @@ class Page:
         plt.show()
 
     def table(self, table: pd.DataFrame, name: str, index: bool = True) -> None:
-        """Write the table as `<name>.csv`, headers of several levels joined by a space."""
+        """Write the table as `<name>.csv`, headers of several levels joined by a space, to six digits: the last ones
+        depend on the number of threads that summed them."""
         flat = table.copy()
         if isinstance(flat.columns, pd.MultiIndex):
             flat.columns = [" ".join(str(part) for part in column if str(part)) for column in flat.columns]
         beside = self.tables / f".{name}.csv"
         try:
             self.tables.mkdir(parents=True, exist_ok=True)
-            flat.to_csv(beside, index=index, lineterminator="\n")
+            flat.to_csv(beside, index=index, lineterminator="\n", float_format="%.6g")
             os.replace(beside, self.tables / f"{name}.csv")
         except OSError as error:
             raise SodlibError(f"{self.tables / name}.csv: cannot be written ({error.strerror})") from error

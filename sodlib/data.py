@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from sodlib import labels
 from sodlib.errors import SodlibError
 from sodlib.layouts import find_files, holds_set, subfolders
 
@@ -115,6 +116,8 @@ def find_set(name: str | Path, root: str | Path | None = None) -> SaliencySet:
       other number likewise);
     - a part of any benchmark: `ECSSD/250`, the 250 images whose stems have the smallest SHA-256;
     - the embedded set, which needs no root: `cutouts/train`, `cutouts/validation`, `cutouts/test`;
+    - a part of DUTS-TR or of a split of the embedded set by its labels: `DUTS-TR/without-vertebrate` and what else
+      `labels.part` knows;
     - a path to a folder that holds images and masks.
 
     Masks without an image are left aside. Raises SodlibError where the root or the set is missing, where
@@ -214,6 +217,9 @@ def _resolve(name: str, root: str | Path | None) -> tuple[str, Path, Callable[[s
         return name, folder, None
     base, _, part = name.rpartition("/")
     known = benchmark_name(base)
+    if labels.PART.fullmatch(part) and (base in EMBEDDED_SETS or known == "DUTS-TR"):
+        shown, folder, _ = _resolve(base, root)
+        return f"{shown}/{part}", folder, lambda stems: labels.part(stems, part, shown)
     parts = r"([1-9]\d*)|validation|train(-[1-9]\d*)?" if known == "DUTS-TR" else r"[1-9]\d*"
     if known and re.fullmatch(parts, part):
         return f"{known}/{part}", _below_root(known, root), lambda stems: _part(stems, part, known)

@@ -9,10 +9,12 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from .channels import ChannelPlan
 from .evidence import Estimate
 from .plots import COLORS, FULL_WIDTH, SALIENCY
+from .sensitivity import Sensitivity
 
 DECAY_COLORS = {
     "standard": COLORS["standard decay"],
@@ -69,10 +71,13 @@ def deviation_by_layer(deviations: Mapping[str, np.ndarray], names: Sequence[str
     return figure
 
 
-def beside_paper(table: pd.DataFrame, estimates: Sequence[Estimate], where: str) -> Figure:
+def beside_paper(
+    table: pd.DataFrame, estimates: Sequence[Estimate], where: str, mean_mask: Estimate | None = None
+) -> Figure:
     """Max F-measure of the same rows in the paper and here, each on its own scale, ours with 95 % intervals.
 
     `table` comes from `Evidence.table` with the printed rows; its index labels the rows. `where`: set and images.
+    `mean_mask`: what one map for all photographs scores, as a dashed line.
     """
     labels = [" ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in table.index]
     places = np.arange(len(labels))[::-1]
@@ -81,7 +86,13 @@ def beside_paper(table: pd.DataFrame, estimates: Sequence[Estimate], where: str)
     _intervals(right, estimates, places, COLORS["ours"])
     left.set_yticks(places, labels)
     left.set(title="paper", xlabel="max F (ECSSD, n = 1,000)", ylim=(-0.6, len(labels) - 0.4))
-    right.set(title="ours, with 95 % intervals", xlabel=f"max F ({where})")
+    title = "ours, with 95 % intervals"
+    if mean_mask is not None:
+        right.axvline(mean_mask.value, color=COLORS["threshold"], lw=1.4, ls="--")
+        title += " (dashed: the mean mask)"
+    right.set(title=title, xlabel=f"max F ({where})")
+    for axis in (left, right):
+        axis.locator_params(axis="x", nbins=6)
     return figure
 
 
@@ -115,10 +126,9 @@ def decay_weights(lines: Mapping[str, pd.DataFrame], where: str) -> Figure:
             table["macc_g"], table["max_f"], errors, fmt="o-", ms=5, capsize=2.5, color=DECAY_COLORS[decay], label=decay
         )
         for weight, x, y in table[["weight", "macc_g", "max_f"]].to_numpy():
-            offset = (6, 5) if place == 0 else (6, -12)
-            axis.annotate(
-                f"{weight:g}", (x, y), offset, textcoords="offset points", fontsize=8, color=DECAY_COLORS[decay]
-            )
+            offset, side = ((5, 6), "left") if place == 0 else ((-5, -12), "right")
+            where_to = {"xytext": offset, "textcoords": "offset points", "ha": side}
+            axis.annotate(f"{weight:g}", (x, y), fontsize=8, color=DECAY_COLORS[decay], **where_to)
     axis.set(xlabel="MACC after pruning (G), 224 × 224", ylabel=f"max F ({where})")
     axis.legend(title="weight decay (λ at the points)", loc="best")
     return figure
@@ -189,4 +199,59 @@ def gallery(
                 axis.imshow(picture / (255 if picture.dtype == np.uint8 else 1), **SALIENCY)
             if column == 0:
                 axis.set_ylabel(titles[row], rotation=0, ha="right", va="center")
+    return figure
+
+
+def category_counts(counts: pd.DataFrame) -> Figure:
+    """Images of every category (rows) in some sets (columns), a panel a set, the most frequent above (paper, Figures 6
+    and 7)."""
+    figure, axes = plt.subplots(1, counts.shape[1], figsize=(FULL_WIDTH, 0.8 + 0.24 * len(counts)), sharey=True)
+    places = np.arange(len(counts))[::-1]
+    for axis, (name, column) in zip(np.atleast_1d(axes), counts.items(), strict=True):
+        bars = axis.barh(places, column, color=COLORS["ours"])
+        axis.bar_label(bars, [f"{count:,}" if count else "–" for count in column], padding=3, fontsize=8)
+        axis.set(title=f"{name}, n = {column.sum():,}", xlabel="images", xlim=(0, 1.18 * column.max()))
+        axis.grid(axis="y", visible=False)
+    np.atleast_1d(axes)[0].set_yticks(places, counts.index)
+    return figure
+
+
+def left_out(panels: Mapping[str, Sensitivity]) -> Figure:
+    """Relative change of max F in percent, a panel each: rows are the category that a network was trained without,
+    columns the test images' (paper, Figure 8). One colour scale for all; a frame marks a category left out itself."""
+    first = next(iter(panels.values()))
+    height = 1.4 + 0.3 * len(first.rows)
+    figure, axes = plt.subplots(len(panels), 1, figsize=(FULL_WIDTH, height * len(panels)))
+    limit = max(float(np.abs(panel.change).max()) for panel in panels.values())
+    for axis, (title, panel) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        shown = axis.imshow(panel.change, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
+        for row, name in enumerate(panel.rows):
+            for column, tested in enumerate(panel.columns):
+                value = panel.change[row, column]
+                color = "white" if abs(value) > 0.6 * limit else COLORS["text"]
+                axis.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7.5, color=color)
+                if name == tested:
+                    axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, lw=1.8, ec=COLORS["text"]))
+        columns = [f"{name}\n{count}" for name, count in zip(panel.columns, panel.images, strict=True)]
+        axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
+        axis.set_yticks(range(len(panel.rows)), panel.rows, fontsize=8)
+        axis.set(title=title, ylabel="trained without", xlabel="test images of category, and how many")
+        axis.grid(visible=False)
+        figure.colorbar(shown, ax=axis, label="change of max F (%)", fraction=0.03, pad=0.01)
+    return figure
+
+
+def accuracies(rows: Sequence[tuple[str, float, Estimate, Sequence[float]]], chance: float, where: str) -> Figure:
+    """Accuracy of classifiers, a row each: name, the paper's (NaN for none), the mean over the seeds with its interval,
+    and every seed as a small dot. A dashed line stands at chance (paper, Table 3)."""
+    figure, axis = plt.subplots(figsize=(FULL_WIDTH, 1.0 + 0.34 * len(rows)))
+    for place, (_, printed, ours, seeds) in enumerate(reversed(rows)):
+        axis.plot(list(seeds), [place] * len(seeds), "o", ms=3, color=COLORS["ours"], alpha=0.5)
+        axis.plot([ours.low, ours.high], [place, place], lw=2, color=COLORS["ours"])
+        axis.plot(ours.value, place, "o", ms=7, color=COLORS["ours"], label="here, 95 %" if place == 0 else None)
+        axis.plot(printed, place, "D", ms=6, color=COLORS["paper"], label="paper" if place == 0 else None)
+    axis.axvline(chance, color=COLORS["threshold"], ls="--", lw=1.4, label="chance")
+    axis.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+    axis.set(xlabel=f"top-1 accuracy ({where})", xlim=(0, 1))
+    axis.legend(loc="lower right")
     return figure

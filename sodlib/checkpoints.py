@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .channels import ChannelPlan
+from .classifier import Classifier
 from .csnet import CSNet
 from .errors import SodlibError
 
@@ -28,6 +29,8 @@ def save(model: CSNet, path: str | Path) -> None:
     """Write a network with its channel plan and input size as one safetensors file."""
     path = Path(path)
     metadata = {"plan": json.dumps(model.plan.to_json()), "input_size": str(model.input_size)}
+    if isinstance(model, Classifier):
+        metadata["classes"] = str(model.classes)
     beside = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +60,14 @@ def load(name_or_path: str | Path) -> CSNet:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         plan, input_size = json.loads(metadata["plan"]), int(metadata["input_size"])
+        classes = int(metadata.get("classes", 0))
     except (OSError, SafetensorError) as error:
         raise SodlibError(f"{path}: not a readable safetensors file ({error})") from error
     except (KeyError, ValueError) as error:
         raise SodlibError(f"{path}: holds no channel plan; it was not written by sodlib.save") from error
-    return _fill(CSNet(ChannelPlan.from_json(plan), input_size), tensors, str(path))
+    plan = ChannelPlan.from_json(plan)
+    model = Classifier(plan, classes, input_size) if classes else CSNet(plan, input_size)
+    return _fill(model, tensors, str(path))
 
 
 def load_released(state_dict: Mapping[str, Any], channels: Mapping[str, Any] | str | Path) -> CSNet:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .channels import ChannelPlan, Split
+from .classifier import Classifier
 from .csnet import CSNet
 from .errors import SodlibError
 
@@ -50,11 +51,13 @@ def count_macs(model: nn.Module, size: int = 224) -> dict[str, int | None]:
     conv = counter.get_total_flops() // 2
     if not isinstance(model, CSNet):
         return {"conv": conv, "paper": None}
-    return {"conv": conv, "paper": paper_macc(model.plan, -(-size // 16) * 16)}
+    classes = model.classes if isinstance(model, Classifier) else 0
+    return {"conv": conv, "paper": paper_macc(model.plan, -(-size // 16) * 16, classes)}
 
 
-def paper_macc(plan: ChannelPlan, size: int = 224) -> int:
-    """MACC as the paper counts it, for one image of `size` x `size` (a multiple of 16).
+def paper_macc(plan: ChannelPlan, size: int = 224, classes: int = 0) -> int:
+    """MACC as the paper counts it, for one image of `size` x `size` (a multiple of 16); with `classes`, that of the
+    classifier.
 
     Beside the convolutions (and the last bias) it counts 4 per batch norm element, 3 per PReLU element, 9 per
     element of every upsampling inside a gOctConv, the convolution's kernel area per max-pooled element, and 5
@@ -62,10 +65,10 @@ def paper_macc(plan: ChannelPlan, size: int = 224) -> int:
     It cuts where it should round when it splits a gOctConv's channels, and it pools for empty scales too;
     both are kept here, since without them CSNet-x1-L, x2-L and x2 miss the paper's count.
     """
-    return sum(kinds.total() for kinds in macc_by_part(plan, size).values())
+    return sum(kinds.total() for kinds in macc_by_part(plan, size, classes).values())
 
 
-def macc_by_part(plan: ChannelPlan, size: int = 224) -> dict[str, Counter[str]]:
+def macc_by_part(plan: ChannelPlan, size: int = 224, classes: int = 0) -> dict[str, Counter[str]]:
     """The terms of `paper_macc`: for stage0 to stage4, fuse, ms, fuse1x1 and cls_layer the count of each of
     MACC_KINDS."""
     side, stage_sides = size, {}
@@ -89,9 +92,11 @@ def macc_by_part(plan: ChannelPlan, size: int = 224) -> dict[str, Counter[str]]:
         dense = tuple(9 * before * after for before, after in zip(fused, dilated, strict=True))
         parts["fuse"] = _octave(plan.fusion_inputs, fused, 1, 1, side) + _normalised(fused, side)
         parts["ms"] = Counter(convolution=_elements(dense, side)) + _normalised(dilated, side)
+        if classes:
+            merged = (*(0 for _ in dilated[1:]), fusion.merged)
         parts["fuse1x1"] = _octave(dilated, merged, 1, 1, side) + _normalised(merged, side)
     last = plan.fusion.merged if plan.fusion else plan.fusion_inputs[0]
-    parts["cls_layer"] = Counter(convolution=(last + 1) * side**2)
+    parts["cls_layer"] = Counter(convolution=(last + 1) * (classes or side**2))
     return parts
 
 

@@ -121,20 +121,32 @@ class CSNet(nn.Module):
         return {name: module for name, module in self.named_modules() if isinstance(module, ILBlock)}
 
     def forward(self, images: Tensor) -> Tensor:
+        features = self.features(images)
+        height, width = images.shape[-2:]
+        size = [side + -side % SIZE_MULTIPLE for side in (height, width)]
+        logits = F.interpolate(self.cls_layer(features[0]), size=size, mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
+
+    def features(self, images: Tensor) -> MultiScale:
+        """What the last layer works on: the fusion's output, or that of stage 4 without one."""
         if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise SodlibError(f"the network takes images [B, 3, H, W], not a tensor {list(images.shape)}")
-        height, width = images.shape[-2:]
-        x = _pad_to_multiple(images)
-        scales: MultiScale = self.stage0([x])
+        scales: MultiScale = self.stage0([_pad_to_multiple(images)])
         ends: MultiScale = []
         for stage in range(1, len(self.plan.stages) + 1):
             scales = getattr(self, f"stage{stage}")(scales)
             if stage in self.plan.fused_stages:
                 ends.append(scales[0])
-        if self.oct_fuse is not None:
-            ends = self.oct_fuse(ends)
-        logits = F.interpolate(self.cls_layer(ends[0]), size=x.shape[-2:], mode="bilinear", align_corners=False)
-        return logits[..., :height, :width]
+        return ends if self.oct_fuse is None else self.oct_fuse(ends)
+
+    def like(self, plan: ChannelPlan) -> CSNet:
+        """A network of this kind from another plan, with random weights."""
+        return CSNet(plan, self.input_size)
+
+    @staticmethod
+    def loss(logits: Tensor, masks: Tensor) -> Tensor:
+        """Binary cross-entropy with masks in 0..1, mean over pixels and batch."""
+        return F.binary_cross_entropy_with_logits(logits, masks)
 
 
 def csnet(width: float = 1.0, split: str = "5/5", stages: str = "2-4") -> CSNet:

@@ -46,8 +46,8 @@ def gammas(model: CSNet) -> dict[str, nn.Parameter]:
 
 
 def parameter_groups(model: CSNet, decay: str, weight: float = STANDARD_WEIGHT) -> list[dict[str, Any]]:
-    """The optimiser's groups: all parameters with standard decay `weight`, less those gammas that the named
-    decay exempts. Raises SodlibError for an unknown decay."""
+    """The optimiser's groups: all parameters that are tuned with standard decay `weight`, less those gammas that the
+    named decay exempts. Raises SodlibError for an unknown decay."""
     if decay not in DECAYS:
         raise SodlibError(f"unknown decay {decay!r}; choose one of {', '.join(DECAYS)}")
     exempt: list[nn.Parameter] = []
@@ -55,7 +55,8 @@ def parameter_groups(model: CSNet, decay: str, weight: float = STANDARD_WEIGHT) 
         slip = () if decay == "dynamic-written" else ("conv3x3_2",)
         exempt = [gamma for name, gamma in gammas(model).items() if name.split(".")[2] not in slip]
     exempt_ids = {id(gamma) for gamma in exempt}
-    decayed = [parameter for parameter in model.parameters() if id(parameter) not in exempt_ids]
+    tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in tuned if id(parameter) not in exempt_ids]
     groups = [{"params": decayed, "weight_decay": weight}]
     return groups + ([{"params": exempt, "weight_decay": 0.0}] if exempt else [])
 
@@ -72,7 +73,7 @@ class DynamicWeightDecay:
         if form not in DECAYS[1:]:
             raise SodlibError(f"unknown form of dynamic decay {form!r}; choose one of {', '.join(DECAYS[1:])}")
         self.form, self.weight = form, weight
-        self.gammas = gammas(model)
+        self.gammas = {name: gamma for name, gamma in gammas(model).items() if gamma.requires_grad}
         self._pooled: dict[str, Tensor] = {}
         self._hooks = [unit.register_forward_hook(self._watch(name)) for name, unit in block_units(model)]
 
@@ -106,6 +107,8 @@ class DynamicWeightDecay:
     def add_gradients(self, metrics: list[Tensor] | None = None) -> None:
         """Add the gradient of lambda_d * R to every gamma's; `metrics` by default those of the latest batch."""
         metrics = self.metrics() if metrics is None else metrics
+        if not metrics:
+            return
         terms = torch._foreach_mul(torch._foreach_mul(metrics, list(self.gammas.values())), self.weight)
         torch._foreach_add_([gamma.grad for gamma in self.gammas.values()], terms)
 
@@ -113,6 +116,8 @@ class DynamicWeightDecay:
     def shrink(self, learning_rate: float | Tensor, metrics: list[Tensor] | None = None) -> None:
         """Take learning rate * lambda_d * M(x) * gamma off every gamma; `metrics` as in `add_gradients`."""
         metrics = self.metrics() if metrics is None else metrics
+        if not metrics:
+            return
         factors = [1 - learning_rate * self.weight * metric for metric in metrics]
         torch._foreach_mul_(list(self.gammas.values()), factors)
 

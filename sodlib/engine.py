@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from . import distributed
 from .csnet import CSNet
@@ -22,9 +21,9 @@ WARM_UP = 3
 class Engine:
     """Runs the optimiser steps of one training.
 
-    Loss: binary cross-entropy with logits, mean over pixels and batch. Optimiser: Adam with coupled decay, in the
-    groups of `decay.parameter_groups`. `model` stays on its device and is laid out channels last. Use as a context
-    manager, or call `close`, to get an ordinary network back.
+    Loss: the network's own. Optimiser: Adam with coupled decay, in the groups of `decay.parameter_groups`. `model`
+    stays on its device and is laid out channels last. Use as a context manager, or call `close`, to get an ordinary
+    network back.
 
     `speed`: "plain" is torch as it comes. "fast" puts the `kernels.stand_ins` into the network and fuses the optimiser;
     on the processor it equals the plain one up to rounding. On CUDA it also computes the forward pass in
@@ -80,8 +79,8 @@ class Engine:
         self._replaced, self._graph = [], None
 
     def step(self, images: Tensor, targets: Tensor, rate: float) -> Tensor:
-        """One step on inputs `[B, 3, S, S]` and targets `[B, 1, S, S]` with the learning rate `rate`; the loss before
-        the step, `[]`, detached and still on the device."""
+        """One step on inputs `[B, 3, S, S]` and targets, masks `[B, 1, S, S]` or classes `[B]`, with the learning rate
+        `rate`; the loss before the step, `[]`, detached and still on the device."""
         self.model.train()
         # Only where the decoded images do not fit on the device does this move anything.
         images, targets = (tensor.to(self.device, non_blocking=True) for tensor in (images, targets))
@@ -101,10 +100,10 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._captures, cache_enabled=False):
             logits = self.model(images)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), targets)
+        loss = self.model.loss(logits.float(), targets)
         loss.backward()
         metrics = [] if self.dynamic is None else self.dynamic.metrics()
-        loss, gradients = loss.detach(), [parameter.grad for parameter in self.model.parameters()]
+        loss, gradients = loss.detach(), [parameter.grad for parameter in self._tuned().values()]
         distributed.average([loss, *gradients, *metrics])
         if self.decay == "dynamic":
             self.dynamic.add_gradients(metrics)
@@ -137,18 +136,21 @@ class Engine:
                 tensor.copy_(network[name])
         self.restore(optimizer)
 
+    def _tuned(self) -> dict[str, torch.nn.Parameter]:
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
     def state(self) -> dict[str, dict[str, Tensor]]:
         """A copy of the optimiser's state by parameter; empty before the first step."""
         return {
             name: {key: value.clone() for key, value in self.optimizer.state[parameter].items()}
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self._tuned().items()
             if parameter in self.optimizer.state
         }
 
     @torch.no_grad()
     def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Go on from what `state` returned. Raises SodlibError where it belongs to another network."""
-        parameters = dict(self.model.named_parameters())
+        parameters = self._tuned()
         if state and state.keys() != parameters.keys():
             raise SodlibError("the optimiser's state in the checkpoint belongs to another network; train it anew")
         for name, parameter in parameters.items():

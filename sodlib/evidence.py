@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from .errors import SodlibError
 from .metrics import drawn_scores, interval, resample
@@ -65,8 +66,14 @@ class Evidence:
 
     @property
     def test_set(self) -> str:
-        """The set that the numbers are from: the first that the preset asks for."""
+        """The set that the numbers are from: the first that the preset asks for, or that of the classifiers."""
+        if self._of_classifiers:
+            return self.preset.part("classes-test")
         return self.preset.tests[0]
+
+    @property
+    def _of_classifiers(self) -> bool:
+        return any(run.classification for run in self.records)
 
     @property
     def where(self) -> str:
@@ -88,6 +95,14 @@ class Evidence:
         # Where one of the two is not recorded there is no pair.
         pairs = zip(self.of(first), self.of(second), strict=False)
         return self._estimate([self._drawn(one)[measure] - self._drawn(other)[measure] for one, other in pairs])
+
+    def accuracy(self, run: Run) -> tuple[Estimate, ...]:
+        """The accuracy of a classifier with each seed and its exact binomial interval (Clopper and Pearson), which says
+        what so few test images can tell of one network. `score(run, "accuracy")` is their mean."""
+        scores = [record.data["scores"][self.test_set]["top1"] for record in self.of(run)]
+        tests = [binomtest(score["right"], score["images"]) for score in scores]
+        intervals = [test.proportion_ci(method="exact") for test in tests]
+        return tuple(Estimate(test.statistic, *ends) for test, ends in zip(tests, intervals, strict=True))
 
     def validation(self, run: Run, measure: str = "max_f") -> float:
         """The mean over the seeds on the validation split after the last epoch, on squares of the input size."""
@@ -141,11 +156,18 @@ class Evidence:
 
     @property
     def _steps_per_epoch(self) -> int:
-        return self.preset.steps_per_epoch or self._any.data["images"][self.preset.train] // self.preset.batch
+        return self.preset.steps_per_epoch or self._any.data["images"][self._train] // self.preset.batch
+
+    @property
+    def _train(self) -> str:
+        """The set that the networks were trained on, the first that a record names."""
+        return next(iter(self._any.data["images"]))
 
     @property
     def _any(self) -> Record:
-        return next(records[0] for records in self.records.values() if records)
+        return next(
+            records[0] for records in self.records.values() if records and self.test_set in records[0].data["images"]
+        )
 
     @property
     def budget(self) -> str:
@@ -155,7 +177,7 @@ class Evidence:
         hardware = sorted({record.data["hardware"] for records in self.records.values() for record in records})
         return (
             f"**Preset {settings.name}.** {settings.epochs} epochs of {self._steps_per_epoch} steps of "
-            f"{settings.batch} images from {data['images'][settings.train]:,} of {settings.train}, at {settings.size} "
+            f"{settings.batch} images from {data['images'][self._train]:,} of {self._train}, at {settings.size} "
             f"× {settings.size}: {share:.2%} of the pixels that a training of the paper sees. Learning rate "
             f"{settings.learning_rate:g}, second beta of Adam {settings.beta2:g}; {settings.after_steps} batches after "
             f"pruning; redundant means |γ| < {settings.redundant:g}. Scores are from {self.test_set} (n = "
@@ -163,7 +185,7 @@ class Evidence:
         )
 
     def _drawn(self, record: Record) -> dict[str, np.ndarray]:
-        return _draws(record, self.test_set)
+        return (_drawn_accuracy if self._of_classifiers else _drawn_scores)(record, self.test_set)
 
     def _estimate(self, by_seed: Sequence[np.ndarray]) -> Estimate:
         if not by_seed:
@@ -232,6 +254,12 @@ def _weights(images: int) -> np.ndarray:
 
 
 @cache
-def _draws(record: Record, test_set: str) -> dict[str, np.ndarray]:
+def _drawn_scores(record: Record, test_set: str) -> dict[str, np.ndarray]:
     result = record.by_image(test_set)
     return drawn_scores(result, _weights(result["images"]))
+
+
+@cache
+def _drawn_accuracy(record: Record, test_set: str) -> dict[str, np.ndarray]:
+    right = record.arrays[f"logits/{test_set}"].argmax(1) == record.arrays[f"classes/{test_set}"]
+    return {"accuracy": _weights(len(right)) @ right.astype(np.float32)}

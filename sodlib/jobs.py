@@ -19,6 +19,7 @@ from . import records
 from .channels import plan_channels
 from .cost import paper_macc
 from .errors import SodlibError
+from .mean_mask import MEAN_MASK
 from .presets import PRESETS, Preset, preset_named
 from .progress import duration
 from .records import REPOSITORY, Record
@@ -36,9 +37,12 @@ TRAINING_IMAGES = {"DUTS-TR/train": 10_050, "DUTS-TR/train-2000": 2000}
 def units(run: Run, preset: Preset) -> float:
     """How much work a run is, in the paper's MACC: three forward passes for a training step, one for a step of
     recalibration (of the network before pruning, since what is left is not known beforehand)."""
+    if run.network == MEAN_MASK:
+        return 0.0
     steps_per_epoch = preset.steps_per_epoch or TRAINING_IMAGES[preset.train] // preset.batch
     steps = preset.after_steps if run.pruning else preset.epochs * steps_per_epoch
-    passes = 1 if run.pruning and run.pruning.afterwards == "recalibrated" else 3
+    only_forward = run.pruning and run.pruning.afterwards == "recalibrated"
+    passes = 1 if only_forward or (run.classification and run.classification.tuned == "linear") else 3
     plan = plan_channels(run.network, run.width, run.split, run.stages)
     return steps * preset.batch * passes * paper_macc(plan, -(-preset.size // 16) * 16)
 
@@ -51,6 +55,8 @@ def rates(found: Iterable[Record], hardware: str) -> dict[tuple[bool, str], floa
         data = record.data
         if data.get("hardware") == hardware and (preset := PRESETS.get(data["preset"]["name"])):
             run = Run.described(data["run"])
+            if not units(run, preset):
+                continue
             seconds = data["seconds"] + data["evaluation_seconds"]
             samples.setdefault((run.pruning is not None, preset.name), []).append(seconds / units(run, preset))
     return {kind: statistics.median(values) for kind, values in samples.items()}
@@ -67,14 +73,14 @@ def estimate(run: Run, preset: Preset, known: dict[tuple[bool, str], float]) -> 
 
 
 def pending(declared: Collection[Declared], preset: str, place: Path) -> list[Run]:
-    """The runs without a record, and the trainings that their pruning needs, in the order in which they are worked:
-    those that most tables and figures wait for first, seed by seed, the cheaper of two; pruned ones right after
-    their training."""
+    """The runs without a record, and the trainings that they start from, in the order in which they are worked: those
+    that most tables and figures wait for first, seed by seed, the cheaper of two; what starts from a training right
+    after it."""
     missing = [entry for entry in declared if not is_recorded(entry.run, preset, place)]
     waiting: dict[Run, set[str]] = {}
     for entry in missing:
         waiting.setdefault(entry.run, set()).update(entry.feeds)
-        if entry.run.pruning and not is_recorded(entry.run.parent, preset, place, weights=True):
+        if entry.run.has_parent and not is_recorded(entry.run.parent, preset, place, weights=True):
             waiting.setdefault(entry.run.parent, set()).update(entry.feeds)
 
     def rank(training: Run) -> tuple[int, int, float, str]:
@@ -82,7 +88,7 @@ def pending(declared: Collection[Declared], preset: str, place: Path) -> list[Ru
         return training.seed, -len(items), units(training, preset_named(preset)), training.key(preset)
 
     ranks = {training: rank(training) for training in {run.parent for run in waiting}}
-    return sorted(waiting, key=lambda run: (ranks[run.parent], run.pruning is not None, run.key(preset)))
+    return sorted(waiting, key=lambda run: (ranks[run.parent], run.has_parent, run.key(preset)))
 
 
 class Workers(Protocol):
@@ -168,7 +174,7 @@ def work(
     total, active = len(queue), set()
 
     def ready(run: Run) -> bool:
-        return run.pruning is None or (
+        return not run.has_parent or (
             run.parent not in {*queue, *active} and is_recorded(run.parent, preset, place, weights=True)
         )
 
@@ -187,7 +193,7 @@ def work(
             left = deadline - time.monotonic()
             while workers.free() and left > SHORTEST and (run := next(filter(ready, queue), None)):
                 queue.remove(run)
-                if is_recorded(run, preset, place, weights=run.pruning is None):
+                if is_recorded(run, preset, place, weights=not run.has_parent):
                     total -= 1
                     continue
                 if elsewhere(run):

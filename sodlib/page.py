@@ -74,7 +74,7 @@ class Page:
         if not self.fresh:
             seeds += [
                 seed
-                for seed in study.SEEDS[1:]
+                for seed in study.seeds_of(item)[1:]
                 if all(study.is_recorded(run, preset) for run in (*wanted, *study.runs_of(item, seed)))
             ]
         found = {

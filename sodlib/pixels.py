@@ -38,26 +38,36 @@ AUGMENTATIONS = ("released", "written")
 @dataclass(frozen=True)
 class Pixels:
     """All images of a set: `words` int32 `[P]`, the pixels of image after image in rows; `sides` `[N, 2]`, height and
-    width of each."""
+    width of each, and `starts` `[N]`, its first pixel. With `classes` int64 `[N]`, an image's target is its class
+    instead of its ground truth."""
 
     words: Tensor
     sides: np.ndarray
+    starts: np.ndarray
+    classes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sides)
 
     def to(self, device: torch.device) -> Pixels:
         """The same pixels in the device's memory."""
-        return replace(self, words=self.words.to(device))
+        classes = None if self.classes is None else self.classes.to(device)
+        return replace(self, words=self.words.to(device), classes=classes)
+
+    def choose(self, indices: Sequence[int], classes: Sequence[int] | None = None) -> Pixels:
+        """These images of the set, with a class each where `classes` gives them; nothing is copied."""
+        labels = None if classes is None else torch.tensor(classes, device=self.words.device)
+        return Pixels(self.words, self.sides[indices], self.starts[indices], labels)
 
     def cut(self, indices: np.ndarray, size: int, crops: np.ndarray, flips: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Network inputs `[B, 3, size, size]`, channels last, and targets in 0..1 `[B, 1, size, size]`.
+        """Network inputs `[B, 3, size, size]`, channels last, and targets: masks in 0..1 `[B, 1, size, size]`, or
+        classes `[B]`.
 
         Of image `indices[b]`, `crops[b]` (top, bottom, left, right) pixels are removed, it is mirrored up-down,
         left-right where `flips[b]` says so, and then resized with the conventions of `images.resize`.
         """
         cropped = self.sides[indices] - crops.reshape(-1, 2, 2).sum(2)
-        first = np.concatenate([[0], np.cumsum(self.sides.prod(1))])[indices]
+        first = self.starts[indices]
         (upper, lower, row_weight), (left, right, column_weight) = (
             _taps(cropped[:, axis], crops[:, 2 * axis], flips[:, axis], size) for axis in (0, 1)
         )
@@ -73,6 +83,8 @@ class Pixels:
 
         pixels = torch.lerp(columns(left), columns(right), column_weight[:, None, :, None]) / 255
         images = normalise(pixels[..., :3].permute(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
+        if self.classes is not None:
+            return images, self.classes[self._put(indices)]
         return images, pixels[..., 3][:, None].contiguous()
 
     def squares(self, indices: Sequence[int] | np.ndarray, size: int) -> tuple[Tensor, Tensor]:
@@ -174,7 +186,7 @@ def open_pixels(saliency_set: SaliencySet, folder: Path = CACHE) -> Pixels:
         raise SodlibError(
             f"{place}: the decoded images cannot be kept there ({reason}); free some space or delete it"
         ) from error
-    return Pixels(torch.from_numpy(words), sides)
+    return Pixels(torch.from_numpy(words), sides, np.concatenate([[0], np.cumsum(sides.prod(1))[:-1]]))
 
 
 def _decode(saliency_set: SaliencySet, place: Path) -> None:

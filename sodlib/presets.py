@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import labels
 from .data import BENCHMARKS, SaliencySet, available_sets, find_set
 from .errors import SodlibError
 
@@ -46,6 +47,10 @@ class Preset:
         saliency_set = find_set(name, root)
         count = len(saliency_set) if self.images is None else min(self.images, len(saliency_set))
         return saliency_set.subset(range(count), saliency_set.name)
+
+    def part(self, name: str) -> str:
+        """The full name of a part of the labelled images (`labels.part`) that belongs to this preset's training set."""
+        return labels.set_name(self.train.split("/")[0], name)
 
     def test_sets(self, root: Path | None) -> tuple[str, ...]:
         """The sets to score on: those that it must be, and where these are benchmarks, every other benchmark that is

@@ -19,6 +19,7 @@ _SHOWN = {
     "loss": "loss {:.4f}",
     "validation_max_f": "validation max F {:.4f}",
     "validation_mae": "MAE {:.4f}",
+    "validation_accuracy": "validation accuracy {:.3f}",
     "images_per_second": "{:,.0f} images/s",
 }
 

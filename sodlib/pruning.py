@@ -163,7 +163,7 @@ def keep(
             kept = keep_share(channel_scores, middle)
         else:
             kept = keep_above(channel_scores, float(ordered[int((1 - middle) * len(ordered))]))
-        size = count_parameters(CSNet(pruned_plan(model.plan, kept)))
+        size = count_parameters(model.like(pruned_plan(model.plan, kept)))
         sizes[abs(size - parameters)] = kept
         low, high = (middle, high) if size < parameters else (low, middle)
     return sizes[min(sizes)]
@@ -195,7 +195,7 @@ def prune(model: CSNet, kept: PerChannel) -> CSNet:
     the result predicts nothing useful before `recalibrate` or training. Raises SodlibError where a layer would
     be left without channels.
     """
-    smaller = CSNet(pruned_plan(model.plan, kept), model.input_size)
+    smaller = model.like(pruned_plan(model.plan, kept))
     inputs: tuple[Tensor, ...] = (torch.ones(3, dtype=torch.bool),)
     for old, new, masks in zip(model.blocks.values(), smaller.blocks.values(), kept.blocks, strict=True):
         _copy_octave(old.conv1x1, new.conv1x1, inputs, masks)

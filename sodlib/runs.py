@@ -12,22 +12,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from . import curves, distributed, records
-from .channels import plan_channels
-from .cost import count_macs, count_parameters
+from . import distributed, labels, records
+from .channels import ChannelPlan, plan_channels
+from .classifier import Classifier
 from .csnet import CSNet
 from .data import SaliencySet
 from .errors import SodlibError
-from .features import channel_deviation, gamma_vectors
-from .metrics import evaluate_all
+from .mean_mask import MEAN_MASK, MeanMask, mean_mask
 from .pixels import Pixels, Stream, open_pixels
 from .presets import Preset, preset_named
 from .progress import Observer, Silent
 from .pruning import keep, prune, recalibrate
 from .records import Record
+from .roles import Roles, opened, roles_of
+from .scoring import classified, describe, scored
 from .study import Run
 from .training import Recipe, assist, seed_everything, train, validate
 from .unfinished import Checkpoint, Paused
@@ -93,6 +93,8 @@ def obtain(run: Run, preset: str, where: Surroundings, weights: bool = False) ->
     the work of the first one alone. Afterwards it has no others any more.
     """
     distributed.join()
+    if distributed.joined() and (run.images or run.classification):
+        raise SodlibError(f"{run.key(preset)} is trained on labelled images, in one process; start it without torchrun")
     if distributed.part()[0] > 0:
         _assist(preset_named(preset), where)
         distributed.leave()
@@ -125,18 +127,18 @@ def _obtain(run: Run, preset: str, where: Surroundings, weights: bool) -> Record
         return record
     settings = preset_named(preset)
     # An unknown network is refused before a folder is made for it.
-    plan_channels(run.network, run.width, run.split, run.stages)
-    tests = settings.test_sets(where.root)
-    named = filter(None, (settings.train, settings.validation, settings.follow, *tests))
-    sets = {name: settings.load(name, where.root) for name in named}
-    parent = _obtain(run.parent, preset, where, weights=True) if run.pruning else None
+    if run.network != MEAN_MASK:
+        plan_channels(run.network, run.width, run.split, run.stages)
+    roles = roles_of(run, settings, where.root)
+    sets = {name: settings.load(name, where.root) for name in roles.names}
+    parent = _obtain(run.parent, preset, where, weights=True) if run.has_parent else None
     with claim(where.place, key):
         # Another process may have made it while this one waited.
         if record := found():
             return record
         try:
             with _memory_named(key):
-                return _make(run, parent, settings, sets, tests, where)
+                return _make(run, parent, settings, roles, sets, where)
         finally:
             where.observer.close()
 
@@ -145,8 +147,8 @@ def _make(
     run: Run,
     parent: Record | None,
     settings: Preset,
+    roles: Roles,
     sets: dict[str, SaliencySet],
-    tests: Sequence[str],
     where: Surroundings,
 ) -> Record:
     key, device = run.key(settings.name), _device()
@@ -155,38 +157,36 @@ def _make(
         # Its speed tells nothing about runs in one process.
         circumstances["hardware"] += f", {distributed.part()[1]} processes"
     checkpoint = Checkpoint(checkpoint_file(where.place, key), saved=where.saved)
-    pixels = {
-        name: _near(open_pixels(sets[name]), device)
-        for name in (settings.train, settings.validation, settings.follow)
-        if name
-    }
-    making = _Making(run, settings, pixels, checkpoint, where)
-    model, history = making.pruned(parent.model()) if parent else making.trained()
+    pixels = {name: _near(opened(sets[name], run, where.root), device) for name in roles.names[: -len(roles.tests)]}
+    making = _Making(run, settings, roles, pixels, checkpoint, where)
+    network = parent and parent.model()
+    if run.network == MEAN_MASK:
+        model, history = making.averaged()
+    else:
+        model, history = making.pruned(network) if run.pruning else making.trained(network)
     started = time.monotonic()
-    test_scores = {name: evaluate_all(model, sets[name]) for name in tests}
-    inputs, _ = pixels[settings.validation].squares(range(DEVIATION_IMAGES), settings.size)
-    arrays: dict[str, np.ndarray] = {f"gamma/{name}": vector for name, vector in gamma_vectors(model).items()}
-    arrays["channel_deviation"] = channel_deviation(model, inputs).astype(np.float32)
-    for name, by_protocol in test_scores.items():
-        for protocol, result in by_protocol.items():
-            for curve, values in result["curve"].items():
-                arrays[f"curve/{name}/{protocol}/{curve}"] = values.astype(np.float32)
-        arrays |= {f"images/{name}/{kind}": values for kind, values in curves.pack(by_protocol).items()}
+    first = range(min(DEVIATION_IMAGES, len(sets[roles.validation])))
+    described, arrays = describe(model, pixels[roles.validation].squares(first, settings.size)[0])
+    scores = {}
+    for name in roles.tests:
+        if run.classification:
+            scores[name], of_images = classified(model, name, _near(opened(sets[name], run, where.root), device))
+        else:
+            scores[name], of_images = scored(model, sets[name])
+        arrays |= of_images
     data = {
         "key": key,
         **run.description(settings.name),
         "history": history,
-        "scores": {name: records.summarise(by_protocol) for name, by_protocol in test_scores.items()},
-        "plan": model.plan.to_json(),
-        "parameters": count_parameters(model),
-        "macs": count_macs(model),
+        "scores": scores,
+        **described,
         "images": {name: len(saliency_set) for name, saliency_set in sets.items()},
         "fingerprints": {name: saliency_set.fingerprint for name, saliency_set in sets.items()},
         "seconds": sum(entry["seconds"] + entry.get("scoring_seconds", 0) for entry in history),
         "evaluation_seconds": time.monotonic() - started,
         **circumstances,
     }
-    record = records.write(where.place, key, data, arrays, model)
+    record = records.write(where.place, key, data, arrays, model if isinstance(model, CSNet) else None)
     checkpoint.remove()
     return record
 
@@ -197,18 +197,40 @@ class _Making:
 
     run: Run
     settings: Preset
+    roles: Roles
     pixels: dict[str, Pixels]
     checkpoint: Checkpoint
     where: Surroundings
 
-    def trained(self) -> tuple[CSNet, list[dict[str, Any]]]:
+    def averaged(self) -> tuple[MeanMask, list[dict[str, Any]]]:
+        started = time.monotonic()
+        model = mean_mask(self.pixels[self.roles.train], self.settings.size)
+        return model, [{"seconds": time.monotonic() - started, **self._validated(model)}]
+
+    def _validated(self, model: torch.nn.Module) -> dict[str, float]:
+        scores = validate(model, self.pixels[self.roles.validation], self.settings.size)
+        return {f"validation_{name}": value for name, value in scores.items()}
+
+    def trained(self, network: CSNet | None) -> tuple[CSNet, list[dict[str, Any]]]:
         run, settings = self.run, self.settings
         seed_everything(run.seed)
-        model = CSNet(plan_channels(run.network, run.width, run.split, run.stages), settings.size)
+        plan = plan_channels(run.network, run.width, run.split, run.stages)
+        model = self._classifier(plan, network) if run.classification else CSNet(plan, settings.size)
         recipe = self._recipe()
         if run.recipe == "written":
             recipe = replace(recipe, last_step=self._steps() - settings.after_steps)
         return self._train(model, recipe)
+
+    def _classifier(self, plan: ChannelPlan, network: CSNet | None) -> Classifier:
+        how, train = self.run.classification, self.roles.train
+        model = Classifier(plan, len(labels.class_names(train)), self.settings.size).to(_device())
+        if network is not None:
+            model.take_features_of(network)
+        elif how.tuned != "all":
+            stream = self._stream()
+            recalibrate(model, (stream.batch(step)[0] for step in range(self.settings.after_steps)))
+        model.tune(how.tuned)
+        return model
 
     def pruned(self, model: CSNet) -> tuple[CSNet, list[dict[str, Any]]]:
         pruning = self.run.pruning
@@ -237,12 +259,12 @@ class _Making:
         settings = self.settings
         history = train(
             model.to(_device()),
-            self.pixels[settings.train],
-            self.pixels[settings.validation],
+            self.pixels[self.roles.train],
+            self.pixels[self.roles.validation],
             recipe,
             self.where.observer,
             name=self.run.key(settings.name),
-            follow={settings.follow: self.pixels[settings.follow]} if settings.follow else None,
+            follow={self.roles.follow: self.pixels[self.roles.follow]} if self.roles.follow else None,
             checkpoint=self.checkpoint,
             deadline=self.where.deadline,
         )
@@ -270,19 +292,13 @@ class _Making:
 
         if first < steps:
             recalibrate(model.to(memory_format=torch.channels_last), images(), reset=first == 0)
-        entry = {
-            "seconds": state["seconds"] + time.monotonic() - started,
-            **{
-                f"validation_{name}": value
-                for name, value in validate(model, self.pixels[settings.validation], settings.size).items()
-            },
-        }
+        entry = {"seconds": state["seconds"] + time.monotonic() - started, **self._validated(model)}
         observer.epoch(entry)
         return model.eval(), [entry]
 
     def _stream(self) -> Stream:
         settings, recipe = self.settings, self._recipe()
-        return Stream(self.pixels[settings.train], settings.size, settings.batch, recipe.seed, recipe.augmentation)
+        return Stream(self.pixels[self.roles.train], settings.size, settings.batch, recipe.seed, recipe.augmentation)
 
     def _recipe(self) -> Recipe:
         run, settings = self.run, self.settings
@@ -302,7 +318,7 @@ class _Making:
 
     def _steps(self) -> int:
         settings = self.settings
-        return settings.epochs * (settings.steps_per_epoch or len(self.pixels[settings.train]) // settings.batch)
+        return settings.epochs * (settings.steps_per_epoch or len(self.pixels[self.roles.train]) // settings.batch)
 
 
 def _device() -> torch.device:

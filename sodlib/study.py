@@ -6,13 +6,16 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import records
+from .classifier import TUNED
 from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT
 from .errors import SodlibError
+from .labels import CATEGORIES
+from .mean_mask import MEAN_MASK
 from .presets import EVIDENCE, preset_named
 
 
@@ -40,11 +43,24 @@ class Pruning:
 
 
 @dataclass(frozen=True)
+class Classification:
+    """The network as a classifier of the classification set: `start` from the "saliency" network or from "random"
+    weights; `tuned`, one of `classifier.TUNED`: what is trained beside the linear layer. Features that stay random
+    get their batch norm statistics from the training images."""
+
+    start: str = "saliency"
+    tuned: str = "all"
+
+
+@dataclass(frozen=True)
 class Run:
     """The frozen description of a run; with a preset it decides every number of the record.
 
     `recipe`: "released" trains with crops and flips for the whole schedule, and what follows pruning comes on top;
     "written" flips only, and pruning with what follows takes the schedule's last steps. (Paper, section 6.1.)
+
+    `images`: the part of the labelled images (`labels.part`) that the saliency network is trained on, by default the
+    preset's training set. A run with `classification` trains the classifier, always on "classes".
     """
 
     network: str = "csnet"
@@ -57,6 +73,8 @@ class Run:
     seed: int = 0
     pruning: Pruning | None = None
     recipe: str = "released"
+    images: str = ""
+    classification: Classification | None = None
 
     def description(self, preset: str) -> dict[str, Any]:
         return {"run": asdict(self), "preset": asdict(preset_named(preset))}
@@ -72,22 +90,35 @@ class Run:
                    self.dynamic_weight != Run.dynamic_weight and f"dynamic-{self.dynamic_weight:g}"]  # fmt: skip
         decay = "-".join([self.decay, *filter(None, weights)])
         written = ["as-written"] if self.recipe == "written" else []
-        parts = [network, decay, *written, preset, f"s{self.seed}"]
+        images = [self.images] if self.images else []
+        parts = [network, decay, *written, *images, preset, f"s{self.seed}"]
+        if self.classification:
+            parts.append(f"{self.classification.start}-to-classes-{self.classification.tuned}")
         if self.pruning:
             parts.append(f"{self.pruning.criterion}-{self.pruning.amount.replace(' ', '-')}-{self.pruning.afterwards}")
         return "_".join([*parts, digest])
 
     @property
     def parent(self) -> Run:
-        """The same run before pruning."""
-        return replace(self, pruning=None)
+        """The run whose network this one starts from: before pruning, or before it became a classifier. A training from
+        random weights is its own parent."""
+        if self.pruning:
+            return replace(self, pruning=None)
+        if self.classification and self.classification.start == "saliency":
+            return replace(self, classification=None)
+        return self
+
+    @property
+    def has_parent(self) -> bool:
+        return self.parent != self
 
     @staticmethod
     def described(description: Mapping[str, Any]) -> Run:
         """The run of a record's description. Raises SodlibError where this version does not know it."""
         try:
             pruning = description["pruning"] and Pruning(**description["pruning"])
-            return Run(**{**description, "pruning": pruning})
+            classification = description.get("classification") and Classification(**description["classification"])
+            return Run(**{**description, "pruning": pruning, "classification": classification})
         except (KeyError, TypeError) as error:
             raise SodlibError(f"a record describes a run that this version does not know ({error})") from error
 
@@ -98,7 +129,7 @@ def _chosen(description: Any) -> dict[str, Any]:
     for field in fields(description):
         value = getattr(description, field.name)
         if field.default is MISSING or value != field.default:
-            chosen[field.name] = _chosen(value) if isinstance(value, Pruning) else value
+            chosen[field.name] = _chosen(value) if is_dataclass(value) else value
     return chosen
 
 
@@ -111,6 +142,8 @@ class Declared:
 
 
 SEEDS = (0, 1, 2)
+#: 150 test images tell little: their runs have more.
+CLASS_SEEDS = (0, 1, 2, 3, 4)
 #: What the released step after training removes: gammas that the decay has driven to nothing.
 REDUNDANT = Pruning(redundant=True)
 
@@ -119,6 +152,7 @@ DECAYS_COMPARED = tuple(Run(decay=decay) for decay in ("standard", "dynamic", "d
 MATCHED = tuple(Pruning(parameters=parameters, ranking="network") for parameters in (94_000, 47_000))
 
 X2 = Run(width=2)
+CENTRE = Run(network=MEAN_MASK)
 THRESHOLDS = (1e-2, 8e-3, 6e-3, 5e-3, 3e-3, 1e-3, 1e-5, 1e-10, 1e-15, 1e-20)
 #: The sizes of Table 10's fixed ratios (38 % and 51 % of CSNet-x2's parameters) and of Table 9's rows.
 RATIO_SIZES, FILTER_SIZE = (300_000, 400_000), 227_000
@@ -126,9 +160,26 @@ RATIO_SIZES, FILTER_SIZE = (300_000, 400_000), 227_000
 DECAY_WEIGHTS = (1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)
 
 
+#: The network whose features are classified: its fusion takes all stages (section 5.1.2).
+ALL_STAGES = Run(stages="1-4", images="labelled")
+RANDOM = replace(ALL_STAGES, images="classes", classification=Classification("random", "all"))
+#: Table 3's rows: fine-tuned from the saliency network, part by part, and trained from scratch. Below, a control: the
+#: linear layer alone on features that stay random.
+TRANSFERS = {tuned: replace(ALL_STAGES, classification=Classification("saliency", tuned)) for tuned in TUNED}
+RANDOM_FEATURES = replace(RANDOM, classification=Classification("random", "linear"))
+#: Figure 8's rows: a category left out, and as many images of any category left out.
+LABELLED = Run(images="labelled")
+WITHOUT, FEWER = ({name: Run(images=f"{kind}-{name}") for name in CATEGORIES} for kind in ("without", "fewer"))
+#: Table 4: one network and 644 images for both tasks.
+X1_5 = {
+    "saliency": Run(width=1.5, images="classes"),
+    "classification": Run(width=1.5, images="classes", classification=Classification("random", "all")),
+}
+
+
 def _declare() -> Iterable[Declared]:
-    def each(runs: Iterable[Run], *feeds: str) -> Iterable[Declared]:
-        return (Declared(replace(run, seed=seed), feeds) for run in runs for seed in SEEDS)
+    def each(runs: Iterable[Run], *feeds: str, seeds: Sequence[int] = SEEDS) -> Iterable[Declared]:
+        return (Declared(replace(run, seed=seed), feeds) for run in runs for seed in seeds)
 
     def pruned(run: Run, *ways: Pruning) -> list[Run]:
         return [replace(run, pruning=way) for way in ways]
@@ -141,6 +192,9 @@ def _declare() -> Iterable[Declared]:
     # Table 5: the stages that the fusion takes, with learned channels.
     fusions = [replace(X2, stages=stages) for stages in ("4", "3-4", "2-4", "1-4")]
     yield from each((replace(run, pruning=REDUNDANT) for run in fusions), "Table 5")
+
+    # What a network scores that has learned where objects usually lie, and nothing else.
+    yield from each([CENTRE], "Table 5", "Table 6")
 
     # Table 6: split ratios with fixed channels, and two pruned networks.
     splits = ("1/0", "3/1", "5/5", "1/3", "0/1")
@@ -175,6 +229,14 @@ def _declare() -> Iterable[Declared]:
     written = Run(decay="dynamic-written", recipe="written", pruning=both[1])
     yield from each([written, *pruned(Run(), *both[:2])], "Section 6.1")
 
+    # Table 3 and Figure 9: from the saliency network to a classifier.
+    yield from each([TRANSFERS["linear"], TRANSFERS["all"]], "Table 3", "Figure 9", seeds=CLASS_SEEDS)
+    yield from each([*TRANSFERS.values(), RANDOM, RANDOM_FEATURES], "Table 3", seeds=CLASS_SEEDS)
+    # Figure 8: one category left out, and as many images at random.
+    yield from each([LABELLED, *WITHOUT.values(), *FEWER.values()], "Figure 8")
+    # Table 4: how far the network can be pruned for either task.
+    yield from each((replace(run, pruning=REDUNDANT) for run in X1_5.values()), "Table 4")
+
 
 def _merged(declared: Iterable[Declared]) -> tuple[Declared, ...]:
     """One entry a run, with all that it feeds. A pruned run's parent feeds what the pruned one does."""
@@ -187,7 +249,8 @@ def _merged(declared: Iterable[Declared]) -> tuple[Declared, ...]:
 
 STUDY = _merged(_declare())
 #: What the pages show.
-SHOWN = ("Table 5", "Table 6", "Table 9", "Table 10", "Table 11", "Figure 4", "Figure 5", "Figure 10", "Figure 13",
+SHOWN = ("Table 5", "Table 6", "Table 9", "Table 10", "Table 11", "Figure 4", "Figure 5",
+         "Figure 10", "Figure 13",
          "Figure 14", "Algorithm 1", "Section 3.2", "Section 6.1")  # fmt: skip
 #: The paper's tables and figures that trainings feed and no run is declared for yet.
 UNDECLARED = tuple(
@@ -229,6 +292,11 @@ def runs_of(item: str, seed: int = 0) -> tuple[Run, ...]:
     if not found:
         raise SodlibError(f"no declared run feeds {item!r}; the items are {', '.join(by_item(STUDY))}")
     return found
+
+
+def seeds_of(item: str) -> tuple[int, ...]:
+    """The seeds with which the runs of an item are declared."""
+    return tuple(sorted({entry.run.seed for entry in STUDY if item in entry.feeds}))
 
 
 def best_preset(runs: Sequence[Run], place: Path = records.RESULTS) -> str | None:

@@ -131,7 +131,7 @@ def study_one(
         results, data, observer=watching, deadline=time.monotonic() + max(0, seconds - jobs.SHORTEST / 4)
     )
     try:
-        show(runs.obtain(run, preset.value, where, weights=run.pruning is None))
+        show(runs.obtain(run, preset.value, where, weights=not run.has_parent))
     except Paused:
         raise typer.Exit(jobs.PAUSED) from None
     except SodlibError as error:
@@ -181,5 +181,8 @@ def show(record: records.Record) -> None:
     """Print what a record says in two lines."""
     typer.echo(f"{record.key}: {record.data['parameters']:,} parameters")
     for name, by_protocol in record.data["scores"].items():
+        if "top1" in by_protocol:
+            typer.echo("  {} ({images} images): accuracy {accuracy:.3f}".format(name, **by_protocol["top1"]))
+            continue
         result = by_protocol["released"]
         typer.echo(f"  {name} ({result['images']} images): max F {result['max_f']:.4f}, MAE {result['mae']:.4f}")

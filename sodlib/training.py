@@ -99,11 +99,10 @@ def train(
     """Train the network in place; return one entry an epoch: loss, learning rate, validation scores, the MAE on each
     set of `follow`, and how many gammas the decay has brought below some thresholds.
 
-    Loss: binary cross-entropy with logits, mean over pixels and batch. Optimiser: Adam with coupled decay.
-    Validation: max F-measure and MAE at the input size, on squares. Where `checkpoint` holds a state, the training
-    goes on from it and ends with the same weights as without the stop; it writes one whenever one is due and at the
-    end. At `deadline` (of `time.monotonic`) it writes one and raises Paused. Raises SodlibError where there are fewer
-    images than one batch or the loss is no longer a number; the last checkpoint stays.
+    Loss: the network's own. Optimiser: Adam with coupled decay. Validation: `validate`. Where `checkpoint` holds a
+    state, the training goes on from it and ends with the same weights as without the stop; it writes one whenever one
+    is due and at the end. At `deadline` (of `time.monotonic`) it writes one and raises Paused. Raises SodlibError where
+    there are fewer images than one batch or the loss is no longer a number; the last checkpoint stays.
 
     Of the processes that `distributed.join` has brought together, the first one calls this, the others `assist`.
     """
@@ -212,15 +211,22 @@ def _require_finite(losses: list[Tensor], step: int, recipe: Recipe) -> None:
 @torch.inference_mode()
 def validate(model: CSNet, pixels: Pixels, size: int, batch: int = 32) -> dict[str, float]:
     """Loss, max F-measure and MAE by the released protocol on the resized squares, counted on the device: quicker
-    than the scores at full size, which are taken once when the training is over."""
+    than the scores at full size, which are taken once when the training is over. Of a classifier, loss and
+    accuracy."""
     model.eval()
     parts = []
     for start in range(0, len(pixels), batch):
         images, targets = pixels.squares(range(start, min(start + batch, len(pixels))), size)
         logits = model(images)
+        if pixels.classes is not None:
+            losses = F.cross_entropy(logits, targets, reduction="none")
+            parts.append(torch.stack([losses, (logits.argmax(1) == targets).float()], 1))
+            continue
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((1, 2, 3))
         parts.append(torch.cat([losses[:, None], score_batch(torch.sigmoid(logits), targets)], 1))
     scores = torch.cat(parts).double().mean(0).cpu().numpy()
+    if pixels.classes is not None:
+        return {"loss": float(scores[0]), "accuracy": float(scores[1])}
     f = f_measure(*scores[2:].reshape(2, LEVELS))
     return {"loss": float(scores[0]), "max_f": float(f.max()), "mae": float(scores[1])}
 

@@ -16,7 +16,9 @@ from sodlib.pixels import Pixels, Stream, open_pixels
 
 def packed(pairs):
     words = np.concatenate([np.concatenate([i, m[..., None]], 2).reshape(-1, 4) for i, m in pairs])
-    return Pixels(torch.from_numpy(words).view(torch.int32).flatten(), np.array([m.shape for _, m in pairs]))
+    sides = np.array([mask.shape for _, mask in pairs])
+    starts = np.concatenate([[0], np.cumsum(sides.prod(1))[:-1]])
+    return Pixels(torch.from_numpy(words).view(torch.int32).flatten(), sides, starts)
 
 
 def random_pairs(sides, seed=0):

@@ -12,6 +12,7 @@ import torch
 import sodlib
 from sodlib import integrity, records, runs, study
 from sodlib.data import find_set
+from sodlib.mean_mask import mean_mask
 from sodlib.metrics import bootstrap, interval, score, score_batch
 from sodlib.page import Page
 from sodlib.pixels import open_pixels
@@ -314,3 +315,15 @@ def test_a_redundant_scale_vanishes_by_the_published_schedule_only():
     assert published[9_000] > 0.05 and published[-1] < 1e-20
     assert redundant_scale(PUBLISHED_RATE, 3000, weight=0.5)[2999] == pytest.approx(published[2999], abs=0.1)
     assert redundant_scale(3e-3, 750)[-1] > 1e-2
+
+
+def test_the_mean_mask_is_one_map_for_all(tmp_path, tiny, pixels):
+    model = mean_mask(pixels, 32)
+    _, masks = pixels.squares(range(8), 32)
+    maps = torch.sigmoid(model(torch.randn(3, 3, 32, 32)))
+    assert torch.equal(maps[0], maps[2]) and torch.allclose(maps[0], masks.mean(0), atol=1e-5)
+    record = runs.obtain(study.CENTRE, "smoke", Surroundings(tmp_path))
+    assert record.data["parameters"] == 0 and not record.has_weights
+    assert not list(integrity.check_records(tmp_path, STUDY))
+    scores = record.data["scores"]["cutouts/test"]["released"]
+    assert 0.2 < scores["max_f"] < 0.6 and scores["images"] == 18

@@ -1,0 +1,51 @@
+"""What a trained network scores, for its record: numbers, and small arrays of what every image has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from . import curves, records
+from .classifier import Classifier, class_logits
+from .cost import count_macs, count_parameters
+from .csnet import CSNet
+from .data import SaliencySet
+from .features import channel_deviation, gamma_vectors
+from .mean_mask import MeanMask
+from .metrics import evaluate_all
+from .pixels import Pixels
+
+Scored = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def describe(model: CSNet | MeanMask, inputs: Tensor) -> Scored:
+    """Size and cost of a network for its record; its gammas, and how evenly its channels respond to `inputs`."""
+    if isinstance(model, MeanMask):
+        return {"plan": None, "parameters": 0, "macs": {"conv": 0, "paper": 0}}, {}
+    arrays = {f"gamma/{name}": vector for name, vector in gamma_vectors(model).items()}
+    arrays["channel_deviation"] = channel_deviation(model, inputs).astype(np.float32)
+    numbers = {"plan": model.plan.to_json(), "parameters": count_parameters(model), "macs": count_macs(model)}
+    return numbers, arrays
+
+
+def scored(model: CSNet | MeanMask, images: SaliencySet) -> Scored:
+    """Scores for the record, curves and what every image has for its arrays."""
+    by_protocol = evaluate_all(model, images)
+    arrays = {
+        f"curve/{images.name}/{protocol}/{curve}": values.astype(np.float32)
+        for protocol, result in by_protocol.items()
+        for curve, values in result["curve"].items()
+    }
+    arrays |= {f"images/{images.name}/{kind}": values for kind, values in curves.pack(by_protocol).items()}
+    return records.summarise(by_protocol), arrays
+
+
+def classified(model: Classifier, name: str, pixels: Pixels) -> Scored:
+    """Accuracy on the set of this name for the record; logits and classes of every image for its arrays."""
+    inputs, _ = pixels.squares(range(len(pixels)), model.input_size)
+    logits, classes = class_logits(model, inputs).cpu().numpy(), pixels.classes.cpu().numpy()
+    right = int((logits.argmax(1) == classes).sum())
+    arrays = {f"logits/{name}": logits.astype(np.float16), f"classes/{name}": classes.astype(np.uint8)}
+    return {"top1": {"images": len(classes), "right": right, "accuracy": right / len(classes)}}, arrays

@@ -125,10 +125,12 @@ def decay_weights(lines: Mapping[str, pd.DataFrame], where: str) -> Figure:
         axis.errorbar(
             table["macc_g"], table["max_f"], errors, fmt="o-", ms=5, capsize=2.5, color=DECAY_COLORS[decay], label=decay
         )
-        for weight, x, y in table[["weight", "macc_g", "max_f"]].to_numpy():
-            offset, side = ((5, 6), "left") if place == 0 else ((-5, -12), "right")
-            where_to = {"xytext": offset, "textcoords": "offset points", "ha": side}
-            axis.annotate(f"{weight:g}", (x, y), fontsize=8, color=DECAY_COLORS[decay], **where_to)
+        # At the ends of the intervals, above the first line and below the second: points may lie close together.
+        end, away, side = ("high", 4, "bottom") if place == 0 else ("low", -4, "top")
+        for weight, x, y in table[["weight", "macc_g", end]].to_numpy():
+            beside = {"xytext": (0, away), "textcoords": "offset points", "ha": "center", "va": side, "rotation": 90}
+            axis.annotate(f"{weight:g}", (x, y), fontsize=8, color=DECAY_COLORS[decay], **beside)
+    axis.margins(y=0.15)
     axis.set(xlabel="MACC after pruning (G), 224 × 224", ylabel=f"max F ({where})")
     axis.legend(title="weight decay (λ at the points)", loc="best")
     return figure

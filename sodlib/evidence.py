@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from .errors import SodlibError
+from .mean_mask import MEAN_MASK
 from .metrics import drawn_scores, interval, resample
 from .plots import LABELS
 from .presets import PUBLISHED_STEPS, Preset
@@ -24,11 +25,13 @@ MEASURES = ("max_f", "mae")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with the ends of its 95 % interval; NaN where its runs are not recorded."""
+    """A number with the ends of its 95 % interval; NaN where its runs are not recorded. `luck`: of a difference, what
+    could come from seeds that the interval does not know."""
 
     value: float
     low: float
     high: float
+    luck: float = 0.0
 
     @property
     def span(self) -> str:
@@ -37,11 +40,14 @@ class Estimate:
 
     @property
     def sign(self) -> str:
-        """Of a difference: "higher", "lower", "not told apart" where the interval holds zero, or "not recorded"."""
+        """Of a difference: "higher", "lower", "not told apart" where the interval holds zero, "within a seed's luck"
+        where it is smaller than that, or "not recorded"."""
         if np.isnan(self.value):
             return "not recorded"
         if self.low <= 0 <= self.high:
             return "not told apart"
+        if abs(self.value) < self.luck:
+            return "within a seed's luck"
         return "higher" if self.value > 0 else "lower"
 
     def __str__(self) -> str:
@@ -51,12 +57,14 @@ class Estimate:
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """The records that an item of the paper, such as "Table 6", is shown from: all of one preset, and for every run
-    the same seeds, or none. Runs are named by their description at seed 0."""
+    the same seeds, or none. Runs are named by their description at seed 0. `luck`: `seed_luck` by measure, of runs of
+    this preset that have several seeds."""
 
     item: str
     preset: Preset
     seeds: tuple[int, ...]
     records: Mapping[Run, tuple[Record, ...]]
+    luck: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, run: Run) -> tuple[Record, ...]:
         """The records of a run, one a seed, or none. Raises SodlibError where the item has no such run."""
@@ -91,10 +99,23 @@ class Evidence:
 
     def difference(self, first: Run, second: Run, measure: str = "max_f") -> Estimate:
         """How far the first lies above the second, paired: every draw takes the same images for both, and seeds by
-        pairs."""
+        pairs. With one seed, two trainings also differ by its luck."""
         # Where one of the two is not recorded there is no pair.
         pairs = zip(self.of(first), self.of(second), strict=False)
-        return self._estimate([self._drawn(one)[measure] - self._drawn(other)[measure] for one, other in pairs])
+        estimate = self._estimate([self._drawn(one)[measure] - self._drawn(other)[measure] for one, other in pairs])
+        trainings = {replace(run, pruning=None) for run in (first, second) if run.network != MEAN_MASK}
+        if len(self.seeds) > 1 or len(trainings) < 2:
+            return estimate
+        return replace(estimate, luck=self.luck.get(measure, 0.0))
+
+    def seed_luck(self, measure: str = "max_f") -> float:
+        """How large a difference between two networks of one seed each could come from their seeds alone: 1.96 standard
+        deviations of a difference, where that of a score is the median over the item's runs of the standard deviation
+        over the seeds. 0 with one seed, which tells nothing of it."""
+        if len(self.seeds) == 1:
+            return 0.0
+        scores = [[self._drawn(record)[measure][-1] for record in found] for found in self.records.values() if found]
+        return 1.96 * np.sqrt(2) * float(np.median(np.std(scores, axis=1, ddof=1)))
 
     def accuracy(self, run: Run) -> tuple[Estimate, ...]:
         """The accuracy of a classifier with each seed and its exact binomial interval (Clopper and Pearson), which says
@@ -146,6 +167,8 @@ class Evidence:
         settings = self.preset
         budget = f"{self.steps:,} steps of {settings.batch} at {settings.size} × {settings.size}"
         recorded = sum(map(bool, self.records.values()))
+        luck = self.luck.get("max_f") if len(self.seeds) == 1 else None
+        seeds += f" (two seeds may differ by {luck:.3f} in max F)" if luck else ""
         left = "" if recorded == len(self.records) else f"; {recorded} of {len(self.records)} runs recorded so far"
         return f"preset {settings.name} ({budget}); {self.where}; {seeds}{left}"
 
@@ -230,8 +253,9 @@ def effects(rows: Iterable[tuple[str, float | None, Estimate]]) -> pd.DataFrame:
 
 def same_sign(printed: float | None, ours: Estimate) -> str:
     """How a difference of ours stands to the paper's: "as in the paper", "opposite", or "not told apart" from zero;
-    where the paper prints none or zero, only "higher" or "lower"; "not recorded" without ours."""
-    if not printed or ours.sign in ("not told apart", "not recorded"):
+    where the paper prints none or zero, only "higher" or "lower"; "within a seed's luck"; "not recorded" without
+    ours."""
+    if not printed or ours.sign not in ("higher", "lower"):
         return ours.sign
     return "as in the paper" if (ours.value > 0) == (printed > 0) else "opposite"
 

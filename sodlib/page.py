@@ -16,11 +16,13 @@ from matplotlib.figure import Figure
 from . import plots, runs, study
 from .data import data_root, find_set, read_image, read_pair
 from .errors import SodlibError
-from .evidence import Evidence
+from .evidence import MEASURES, Evidence
 from .presets import preset_named
 from .progress import observer
 from .records import REPOSITORY, RESULTS
 
+#: The item whose runs say how much a seed matters.
+LUCK = "Section 3.2"
 PHOTOS = REPOSITORY / "data" / "photos"
 
 
@@ -85,7 +87,17 @@ class Page:
             )
             for run in wanted
         }
-        return Evidence(item, preset_named(preset), tuple(seeds), found)
+        return Evidence(item, preset_named(preset), tuple(seeds), found, self._luck(preset))
+
+    def _luck(self, preset: str) -> dict[str, float]:
+        """What seeds alone can do at a preset, by measure: from the comparison of decays, once it has all its seeds."""
+        wanted = {run: [replace(run, seed=seed) for seed in study.SEEDS] for run in study.runs_of(LUCK)}
+        if self.fresh or not all(study.is_recorded(run, preset) for several in wanted.values() for run in several):
+            return {}
+        where = runs.Surroundings(self.output / "results", self.data, (RESULTS,))
+        found = {run: tuple(runs.obtain(one, preset, where) for one in several) for run, several in wanted.items()}
+        evidence = Evidence(LUCK, preset_named(preset), study.SEEDS, found)
+        return {measure: evidence.seed_luck(measure) for measure in MEASURES}
 
     def figure(self, figure: Figure, name: str) -> None:
         """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files."""

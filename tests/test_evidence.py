@@ -1,5 +1,7 @@
 """What records say together: scores, paired differences, seeds, and the paper's numbers beside ours."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,7 +35,7 @@ class Recorded:
         self.data = {
             "parameters": parameters,
             "macs": {"paper": 3 * 10**8, "conv": 2 * 10**8},
-            "images": {"ECSSD": IMAGES, "DUTS-TR/train-2000": 2000},
+            "images": {"DUTS-TR/train-2000": 2000, "ECSSD": IMAGES},
             "hardware": "a machine, 2 cores",
             "history": [{"validation_max_f": 0.5 + shift, "validation_mae": 0.2}],
         }
@@ -165,3 +167,25 @@ def test_every_row_of_the_papers_tables_has_its_run():
         assert all(run.parent in runs for run in runs)
     with pytest.raises(sodlib.SodlibError, match="no declared run feeds 'Table 99'"):
         study.runs_of("Table 99")
+
+
+def test_a_small_difference_of_single_seeds_is_luck():
+    estimate = Estimate(0.02, 0.01, 0.03, luck=0.05)
+    assert estimate.sign == "within a seed's luck" == same_sign(0.02, estimate)
+    assert Estimate(0.06, 0.05, 0.07, luck=0.05).sign == "higher"
+    assert Estimate(0.02, -0.01, 0.03, luck=0.05).sign == "not told apart"
+
+
+def test_what_seeds_do_is_known_where_there_are_several():
+    several = evidence([Recorded(), Recorded(shift=0.1)], [Recorded(), Recorded(shift=0.1)], seeds=(0, 1))
+    values = [
+        metrics.drawn_scores(Recorded(shift=shift).result, np.full((1, IMAGES), 1 / IMAGES)) for shift in (0, 0.1)
+    ]
+    spread = abs(float(values[1]["mae"][0] - values[0]["mae"][0])) / np.sqrt(2)
+    assert several.seed_luck("mae") == pytest.approx(1.96 * np.sqrt(2) * spread, rel=1e-4)
+    assert several.difference(FIRST, SECOND).luck == 0 == evidence([Recorded()]).seed_luck()
+    single = replace(evidence([Recorded()], [Recorded()]), luck={"max_f": 0.05})
+    assert single.difference(FIRST, SECOND).luck == 0.05 and single.difference(FIRST, SECOND, "mae").luck == 0
+    pruned = Run(pruning=study.REDUNDANT)
+    of_one_training = replace(single, records={FIRST: (Recorded(),), pruned: (Recorded(),)})
+    assert of_one_training.difference(pruned, FIRST).luck == 0

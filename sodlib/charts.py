@@ -149,12 +149,12 @@ def thresholds(table: pd.DataFrame, where: str) -> Figure:
         ("f", ("paper",), "max F, paper (ECSSD)"),
         ("f", ("ours",), f"max F, ours ({where})"),
     )
+    axes[2].fill_between(places, table["low"], table["high"], color=COLORS["ours"], alpha=0.2, lw=0)
     for axis, (column, sides, title) in zip(axes, panels, strict=True):
         for side in sides:
             axis.plot(places, table[f"{side}_{column}"], "o-", ms=4, color=COLORS[side], label=side)
         axis.set(title=title, xlabel="threshold on |γ|", ylim=(0 if column == "k" else None, None))
         axis.set_xticks(places, table["threshold"], rotation=60, ha="right", rotation_mode="anchor")
-    axes[2].fill_between(places, table["low"], table["high"], color=COLORS["ours"], alpha=0.2, lw=0)
     axes[0].legend()
     return figure
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sodlib
-from sodlib import integrity, records, runs, study
+from sodlib import integrity, records, runs, scoring, study
 from sodlib.data import find_set
 from sodlib.mean_mask import mean_mask
 from sodlib.metrics import bootstrap, interval, score, score_batch
@@ -211,7 +211,7 @@ def test_a_lost_test_image_costs_the_evaluation_alone(tmp_path, tiny, monkeypatc
         raise sodlib.SodlibError("There is no file 0001.jpg: check the name.")
 
     with monkeypatch.context() as patch, pytest.raises(sodlib.SodlibError, match=r"0001\.jpg"):
-        patch.setattr(runs, "evaluate_all", lost)
+        patch.setattr(scoring, "evaluate_all", lost)
         runs.obtain(Run(), "smoke", Surroundings(tmp_path))
     assert recorded(tmp_path) == []
     steps = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -40,32 +42,27 @@ class Sensitivity:
         """How much lower the category that was left out lies than the others, in percentage points, with its 95 %
         interval: the mean of the diagonal after the means of rows and columns are taken off, so that neither large
         categories nor difficult ones count. 0 where the category does not matter."""
-        draws = self._own(self.draws, range(len(self._shared)))
+        draws = np.trace(self._centred, axis1=1, axis2=2) / self._centred.shape[1]
         return float(draws[-1]), *interval(draws[:-1])
 
     def chance(self, permutations: int = 10_000) -> float:
         """The share of random assignments of categories to networks whose mean is as low as that of the true one: the
         p value of a one-sided permutation test."""
         random = np.random.default_rng(0)
-        orders = [random.permutation(len(self._shared)) for _ in range(permutations)]
-        true = self._own(self.draws[-1:], range(len(self._shared)))[0]
-        lower = sum(self._own(self.draws[-1:], order)[0] <= true + 1e-12 for order in orders)
-        return (lower + 1) / (permutations + 1)
+        rest = self._centred[-1]
+        places = np.arange(len(rest))
+        sums = np.array([rest[places, random.permutation(places)].sum() for _ in range(permutations)])
+        return (int((sums <= np.trace(rest) + 1e-12).sum()) + 1) / (permutations + 1)
 
-    @property
-    def _shared(self) -> list[str]:
-        """The categories that are both left out and tested."""
-        return [name for name in self.rows if name in self.columns]
-
-    def _own(self, draws: np.ndarray, order: Sequence[int]) -> np.ndarray:
-        shared = self._shared
-        square = draws[:, [self.rows.index(name) for name in shared]][
-            :, :, [self.columns.index(name) for name in shared]
-        ]
-        rest = (
-            square - square.mean(1, keepdims=True) - square.mean(2, keepdims=True) + square.mean((1, 2), keepdims=True)
-        )
-        return rest[:, range(len(shared)), list(order)].mean(1)
+    @cached_property
+    def _centred(self) -> np.ndarray:
+        """The draws for the categories that are both left out and tested, `[D, S, S]`, less the means of rows and
+        columns."""
+        shared = [name for name in self.rows if name in self.columns]
+        rows, columns = ([names.index(name) for name in shared] for names in (self.rows, self.columns))
+        square = self.draws[:, rows][:, :, columns]
+        means = square.mean(1, keepdims=True), square.mean(2, keepdims=True), square.mean((1, 2), keepdims=True)
+        return square - means[0] - means[1] + means[2]
 
 
 def sensitivity(
@@ -83,22 +80,23 @@ def sensitivity(
     members = {name: found for name, found in members.items() if len(found) >= FEWEST}
     seeds = np.random.default_rng(0).integers(len(baseline), size=(resamples, len(baseline)))
     seeds = np.concatenate([seeds, np.arange(len(baseline))[None]])
+    before_images = [record.by_image(test_set) for record in baseline]
+    by_row = [[record.by_image(test_set) for record in found] for found in without.values()]
     draws = np.empty((resamples + 1, len(without), len(members)))
     for column, chosen in enumerate(members.values()):
         once = np.full((1, len(chosen)), 1 / len(chosen), np.float32)
         weights = np.concatenate([resample(len(chosen), resamples), once])
-        before = _drawn(baseline, test_set, chosen, weights)
-        for row, found in enumerate(without.values()):
-            change = _drawn(found, test_set, chosen, weights) / before - 1
+        before = _drawn(before_images, chosen, weights)
+        for row, found in enumerate(by_row):
+            change = _drawn(found, chosen, weights) / before - 1
             draws[:, row, column] = 100 * np.take_along_axis(change, seeds, 1).mean(1)
     return Sensitivity(draws, tuple(without), tuple(members), tuple(map(len, members.values())))
 
 
-def _drawn(found: Sequence[Record], test_set: str, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _drawn(found: Sequence[Mapping[str, Any]], chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Max F of some images in every draw, `[D, seeds]`."""
     results = []
-    for record in found:
-        result = record.by_image(test_set)
+    for result in found:
         of_chosen = {name: values[chosen] for name, values in result["per_image"].items()}
         results.append(drawn_scores({**result, "per_image": of_chosen}, weights)["max_f"])
     return np.stack(results, 1)

@@ -27,6 +27,8 @@ class Roles:
 
 
 def roles_of(run: Run, settings: Preset, root: Path | None) -> Roles:
+    """The sets of a run at a preset: those of the preset, or for runs on labelled images and for classifiers the parts
+    of `labels.part`."""
     if run.classification:
         train, validation, test = map(settings.part, ("classes", "classes-validation", "classes-test"))
         return Roles(train, validation, None, (test,))

@@ -257,3 +257,51 @@ def accuracies(rows: Sequence[tuple[str, float, Estimate, Sequence[float]]], cha
     axis.set(xlabel=f"top-1 accuracy ({where})", xlim=(0, 1))
     axis.legend(loc="lower right")
     return figure
+
+
+def looks(photographs: Sequence[tuple[str, np.ndarray]], maps: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+    """A row a photograph with its title, a column a kind of activation map, over the photograph in grey (paper, Figure
+    9)."""
+    rows, columns = len(photographs), 1 + len(maps)
+    figure, axes = plt.subplots(rows, columns, figsize=(FULL_WIDTH, 1.5 * rows), squeeze=False)
+    for row, (title, photograph) in enumerate(photographs):
+        axes[row, 0].imshow(photograph)
+        axes[row, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+        for axis, of_photographs in zip(axes[row, 1:], maps.values(), strict=True):
+            axis.imshow(photograph.mean(2), cmap="gray", vmin=-120, vmax=300)
+            axis.imshow(of_photographs[row], cmap="inferno", vmin=0, vmax=1, alpha=0.65)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    for axis, name in zip(axes[0], ["photograph", *maps], strict=True):
+        axis.set_title(name, fontsize=9)
+    return figure
+
+
+def localised(panels: Mapping[str, Sequence[tuple[str, Estimate]]], references: Mapping[str, float], n: str) -> Figure:
+    """A panel a measure of how well activation maps find the object, a row a classifier and kind of map, with its
+    interval. A dashed line: what a map scores that knows nothing. `n`: set and images."""
+    rows = max(map(len, panels.values()))
+    figure, axes = plt.subplots(1, len(panels), figsize=(FULL_WIDTH, 1.1 + 0.34 * rows), sharey=True)
+    for axis, (title, measured) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for place, (_, ours) in enumerate(reversed(measured)):
+            axis.plot([ours.low, ours.high], [place, place], lw=2, color=COLORS["ours"])
+            axis.plot(ours.value, place, "o", ms=7, color=COLORS["ours"])
+        axis.axvline(references[title], color=COLORS["threshold"], ls="--", lw=1.4)
+        axis.set(title=title, xlabel=n, xlim=(0, 1))
+        axis.set_yticks(range(len(measured)), [name for name, _ in reversed(measured)])
+    return figure
+
+
+def examples(pictures: Sequence[tuple[str, np.ndarray]], columns: int = 6) -> Figure:
+    """Photographs with their titles, in rows."""
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(FULL_WIDTH, 1.45 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (title, photograph) in zip(axes.flat, pictures, strict=False):
+        axis.imshow(photograph)
+        axis.set_title(title, fontsize=9)
+    return figure

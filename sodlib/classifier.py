@@ -14,7 +14,7 @@ from .csnet import CSNet
 from .errors import SodlibError
 from .octconv import GOctConv, MultiScale, OctaveUnit
 
-#: What can be tuned while the rest stays as it is. The stem counts as part of stage 1.
+#: What can be trained while the rest stays as it is. The stem counts as part of stage 1.
 TUNED = ("linear", "stage1", "stage2", "stage3", "stage4", "fusion", "all")
 
 
@@ -82,6 +82,53 @@ class Classifier(CSNet):
         for module in self._frozen:
             module.eval()
         return self
+
+
+#: Strengths of the L2 penalty that a linear probe is fitted with.
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+def fit_probe(model: Classifier, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]) -> float:
+    """Put the linear layer where its cross-entropy on the training images is least, so that no schedule decides:
+    logistic regression on the pooled features, each divided by its deviation, by LBFGS, with the one of PENALTIES that
+    classifies the validation images best. Returns that one.
+
+    `train`, `validation`: network inputs `[N, 3, S, S]` and classes `[N]`.
+    """
+    features, held_out = (_pooled(model, images) for images, _ in (train, validation))
+    mean, deviation = features.mean(0), features.std(0).clamp_min(1e-12)
+    best = (-1.0, 0.0)
+    for penalty in PENALTIES:
+        layer = nn.Linear(features.shape[1], model.classes).to(features.device)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        _minimise(layer, (features - mean) / deviation, train[1], penalty)
+        right = (layer((held_out - mean) / deviation).argmax(1) == validation[1]).float().mean().item()
+        if right > best[0]:
+            best = (right, penalty)
+            with torch.no_grad():
+                model.cls_layer.weight.copy_(layer.weight / deviation)
+                model.cls_layer.bias.copy_(layer.bias - model.cls_layer.weight @ mean)
+    return best[1]
+
+
+def _minimise(layer: nn.Linear, features: Tensor, classes: Tensor, penalty: float) -> None:
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=500, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(layer(features), classes) + penalty / 2 * layer.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+
+
+@torch.no_grad()
+def _pooled(model: Classifier, images: Tensor, batch: int = 32) -> Tensor:
+    """What the linear layer works on, `[N, C]`."""
+    model.eval()
+    return torch.cat([model.features(part)[0].mean((2, 3)) for part in images.split(batch)])
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from functools import cache
 from itertools import accumulate
 
 import torch
@@ -45,14 +46,25 @@ def count_macs(model: nn.Module, size: int = 224) -> dict[str, int | None]:
     """
     if size < 1:
         raise SodlibError(f"an image of {size} x {size} has no pixels; give a positive size")
-    shapes_only = copy.deepcopy(model).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shapes_only(torch.empty(1, 3, size, size, device="meta"))
-    conv = counter.get_total_flops() // 2
     if not isinstance(model, CSNet):
-        return {"conv": conv, "paper": None}
+        return {"conv": _counted(copy.deepcopy(model).to("meta"), size), "paper": None}
     classes = model.classes if isinstance(model, Classifier) else 0
-    return {"conv": conv, "paper": paper_macc(model.plan, -(-size // 16) * 16, classes)}
+    return {
+        "conv": _convolutions(model.plan, size, classes),
+        "paper": paper_macc(model.plan, -(-size // 16) * 16, classes),
+    }
+
+
+@cache
+def _convolutions(plan: ChannelPlan, size: int, classes: int) -> int:
+    with torch.device("meta"):
+        return _counted(Classifier(plan, classes) if classes else CSNet(plan), size)
+
+
+def _counted(shapes_only: nn.Module, size: int) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shapes_only.eval()(torch.empty(1, 3, size, size, device="meta"))
+    return counter.get_total_flops() // 2
 
 
 def paper_macc(plan: ChannelPlan, size: int = 224, classes: int = 0) -> int:

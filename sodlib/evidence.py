@@ -41,11 +41,13 @@ class Estimate:
     @property
     def sign(self) -> str:
         """Of a difference: "higher", "lower", "not told apart" where the interval holds zero, "within a seed's luck"
-        where it is smaller than that, or "not recorded"."""
+        where it is smaller than that, "not known with one seed" where that is not known, or "not recorded"."""
         if np.isnan(self.value):
             return "not recorded"
         if self.low <= 0 <= self.high:
             return "not told apart"
+        if np.isnan(self.luck):
+            return "not known with one seed"
         if abs(self.value) < self.luck:
             return "within a seed's luck"
         return "higher" if self.value > 0 else "lower"
@@ -106,7 +108,7 @@ class Evidence:
         trainings = {replace(run, pruning=None) for run in (first, second) if run.network != MEAN_MASK}
         if len(self.seeds) > 1 or len(trainings) < 2:
             return estimate
-        return replace(estimate, luck=self.luck.get(measure, 0.0))
+        return replace(estimate, luck=self.luck.get(measure, np.nan))
 
     def seed_luck(self, measure: str = "max_f") -> float:
         """How large a difference between two networks of one seed each could come from their seeds alone: 1.96 standard
@@ -208,7 +210,10 @@ class Evidence:
         )
 
     def _drawn(self, record: Record) -> dict[str, np.ndarray]:
-        return (_drawn_accuracy if self._of_classifiers else _drawn_scores)(record, self.test_set)
+        if not self._of_classifiers:
+            return _drawn_scores(record, self.test_set)
+        looked_at = f"energy/{self.test_set}" in record.arrays
+        return (_drawn_localisation if looked_at else _drawn_accuracy)(record, self.test_set)
 
     def _estimate(self, by_seed: Sequence[np.ndarray]) -> Estimate:
         if not by_seed:
@@ -287,3 +292,14 @@ def _drawn_scores(record: Record, test_set: str) -> dict[str, np.ndarray]:
 def _drawn_accuracy(record: Record, test_set: str) -> dict[str, np.ndarray]:
     right = record.arrays[f"logits/{test_set}"].argmax(1) == record.arrays[f"classes/{test_set}"]
     return {"accuracy": _weights(len(right)) @ right.astype(np.float32)}
+
+
+@cache
+def _drawn_localisation(record: Record, test_set: str) -> dict[str, np.ndarray]:
+    values = {name: record.arrays[f"{name}/{test_set}"] for name in ("energy", "pointing", "area", "centre")}
+    # Beyond what a map scores that knows nothing of the image.
+    values |= {
+        "energy beyond area": values["energy"] - values["area"],
+        "pointing beyond centre": values["pointing"] - values["centre"],
+    }
+    return {name: _weights(len(of_images)) @ of_images for name, of_images in values.items()}

@@ -75,6 +75,6 @@ def _incomplete(record: Record) -> Iterator[str]:
 
 
 def _has_curves(record: Record, name: str) -> bool:
-    if f"logits/{name}" in record.arrays:
+    if {f"logits/{name}", f"energy/{name}"} & set(record.arrays):
         return True
     return all(any(array.startswith(f"{kind}/{name}/") for array in record.arrays) for kind in ("curve", "images"))

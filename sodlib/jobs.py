@@ -37,7 +37,7 @@ TRAINING_IMAGES = {"DUTS-TR/train": 10_050, "DUTS-TR/train-2000": 2000}
 def units(run: Run, preset: Preset) -> float:
     """How much work a run is, in the paper's MACC: three forward passes for a training step, one for a step of
     recalibration (of the network before pruning, since what is left is not known beforehand)."""
-    if run.network == MEAN_MASK:
+    if run.network == MEAN_MASK or run.activation_map or (run.classification and run.classification.tuned == "probe"):
         return 0.0
     steps_per_epoch = preset.steps_per_epoch or TRAINING_IMAGES[preset.train] // preset.batch
     steps = preset.after_steps if run.pruning else preset.epochs * steps_per_epoch

@@ -49,6 +49,13 @@ def categories(set_name: str) -> dict[str, str]:
     raise SodlibError(f"{set_name} has no category labels; sets with labels: DUTS-TR, ECSSD, cutouts/*")
 
 
+def words(set_name: str) -> dict[str, str]:
+    """What an image shows, for its title: the category, of the cut-outs in words of their own."""
+    if set_name.startswith("cutouts"):
+        return {Path(row["file"]).stem: row["category"] for row in _rows("cutouts/labels.csv")}
+    return categories(set_name)
+
+
 @cache
 def classes(set_name: str) -> dict[str, str]:
     """The class of every image of the classification set that is cut out of a set, by file stem: ten classes.

@@ -13,7 +13,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from . import plots, runs, study
+from . import labels, plots, runs, study
 from .data import data_root, find_set, read_image, read_pair
 from .errors import SodlibError
 from .evidence import MEASURES, Evidence
@@ -137,6 +137,21 @@ class Page:
         step = len(cutouts) // (count // 2)
         return [(path.stem, read_image(path), None) for path in whole] + [
             (cutouts.stems[i * step], *read_pair(cutouts, i * step)) for i in range(count // 2)
+        ]
+
+    def examples(self, part: str) -> list[tuple[str, np.ndarray]]:
+        """One photograph of every category ("labelled") or class ("classes"), as (title, uint8 `[H, W, 3]`): the first
+        test image by file name, of DUTS-TR where the page has a data root, else of the embedded set."""
+        images = find_set(labels.set_name("DUTS-TR" if self.data else "cutouts", f"{part}-test"), self.data)
+        by_stem = (labels.classes if part == "classes" else labels.categories)(images.name)
+        titles = labels.words(images.name) if not self.data else by_stem
+        first: dict[str, int] = {}
+        for index, stem in enumerate(images.stems):
+            first.setdefault(by_stem[stem], index)
+        return [
+            (titles[images.stems[first[name]]], read_pair(images, first[name])[0])
+            for name in sorted(first)
+            if name != "other"
         ]
 
     def versions(self) -> str:

@@ -8,28 +8,26 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from . import distributed, labels, records
-from .channels import ChannelPlan, plan_channels
-from .classifier import Classifier
+from . import distributed, records
+from .channels import plan_channels
 from .csnet import CSNet
 from .data import SaliencySet
 from .errors import SodlibError
-from .mean_mask import MEAN_MASK, MeanMask, mean_mask
-from .pixels import Pixels, Stream, open_pixels
+from .making import Making
+from .mean_mask import MEAN_MASK
+from .pixels import Pixels, open_pixels
 from .presets import Preset, preset_named
 from .progress import Observer, Silent
-from .pruning import keep, prune, recalibrate
 from .records import Record
 from .roles import Roles, opened, roles_of
-from .scoring import classified, describe, scored
+from .scoring import classified, describe, localised, scored
 from .study import Run
-from .training import Recipe, assist, seed_everything, train, validate
+from .training import assist
 from .unfinished import Checkpoint, Paused
 
 #: Images of the validation split on which the channels' deviation is taken (Figure 4).
@@ -158,18 +156,16 @@ def _make(
         circumstances["hardware"] += f", {distributed.part()[1]} processes"
     checkpoint = Checkpoint(checkpoint_file(where.place, key), saved=where.saved)
     pixels = {name: _near(opened(sets[name], run, where.root), device) for name in roles.names[: -len(roles.tests)]}
-    making = _Making(run, settings, roles, pixels, checkpoint, where)
-    network = parent and parent.model()
-    if run.network == MEAN_MASK:
-        model, history = making.averaged()
-    else:
-        model, history = making.pruned(network) if run.pruning else making.trained(network)
+    making = Making(run, settings, roles, pixels, checkpoint, device, where.observer, where.deadline)
+    model, history = making.made(parent and parent.model())
     started = time.monotonic()
     first = range(min(DEVIATION_IMAGES, len(sets[roles.validation])))
     described, arrays = describe(model, pixels[roles.validation].squares(first, settings.size)[0])
     scores = {}
     for name in roles.tests:
-        if run.classification:
+        if run.activation_map:
+            scores[name], of_images = localised(model, name, opened(sets[name], run, where.root), run.activation_map)
+        elif run.classification:
             scores[name], of_images = classified(model, name, _near(opened(sets[name], run, where.root), device))
         else:
             scores[name], of_images = scored(model, sets[name])
@@ -186,139 +182,10 @@ def _make(
         "evaluation_seconds": time.monotonic() - started,
         **circumstances,
     }
-    record = records.write(where.place, key, data, arrays, model if isinstance(model, CSNet) else None)
+    trained = model if isinstance(model, CSNet) and not run.activation_map else None
+    record = records.write(where.place, key, data, arrays, trained)
     checkpoint.remove()
     return record
-
-
-@dataclass(frozen=True)
-class _Making:
-    """What training and pruning share."""
-
-    run: Run
-    settings: Preset
-    roles: Roles
-    pixels: dict[str, Pixels]
-    checkpoint: Checkpoint
-    where: Surroundings
-
-    def averaged(self) -> tuple[MeanMask, list[dict[str, Any]]]:
-        started = time.monotonic()
-        model = mean_mask(self.pixels[self.roles.train], self.settings.size)
-        return model, [{"seconds": time.monotonic() - started, **self._validated(model)}]
-
-    def _validated(self, model: torch.nn.Module) -> dict[str, float]:
-        scores = validate(model, self.pixels[self.roles.validation], self.settings.size)
-        return {f"validation_{name}": value for name, value in scores.items()}
-
-    def trained(self, network: CSNet | None) -> tuple[CSNet, list[dict[str, Any]]]:
-        run, settings = self.run, self.settings
-        seed_everything(run.seed)
-        plan = plan_channels(run.network, run.width, run.split, run.stages)
-        model = self._classifier(plan, network) if run.classification else CSNet(plan, settings.size)
-        recipe = self._recipe()
-        if run.recipe == "written":
-            recipe = replace(recipe, last_step=self._steps() - settings.after_steps)
-        return self._train(model, recipe)
-
-    def _classifier(self, plan: ChannelPlan, network: CSNet | None) -> Classifier:
-        how, train = self.run.classification, self.roles.train
-        model = Classifier(plan, len(labels.class_names(train)), self.settings.size).to(_device())
-        if network is not None:
-            model.take_features_of(network)
-        elif how.tuned != "all":
-            stream = self._stream()
-            recalibrate(model, (stream.batch(step)[0] for step in range(self.settings.after_steps)))
-        model.tune(how.tuned)
-        return model
-
-    def pruned(self, model: CSNet) -> tuple[CSNet, list[dict[str, Any]]]:
-        pruning = self.run.pruning
-        model = prune(
-            model,
-            keep(
-                model,
-                pruning.criterion,
-                threshold=self.settings.redundant if pruning.redundant else pruning.threshold,
-                parameters=pruning.parameters,
-                ranking=pruning.ranking,
-            ),
-        )
-        if pruning.afterwards == "recalibrated":
-            return self._recalibrated(model.to(_device()))
-        # The forward passes of fine-tuning estimate the batch norm statistics as well, from a first batch on.
-        recalibrate(model, [self._stream().batch(0)[0]])
-        recipe, after = self._recipe(), self.settings.after_steps
-        if self.run.recipe == "written":
-            recipe = replace(recipe, first_step=self._steps() - after)
-        else:
-            recipe = replace(recipe, epochs=1, steps_per_epoch=after, learning_rate=recipe.learning_rate / 10)
-        return self._train(model, recipe)
-
-    def _train(self, model: CSNet, recipe: Recipe) -> tuple[CSNet, list[dict[str, Any]]]:
-        settings = self.settings
-        history = train(
-            model.to(_device()),
-            self.pixels[self.roles.train],
-            self.pixels[self.roles.validation],
-            recipe,
-            self.where.observer,
-            name=self.run.key(settings.name),
-            follow={self.roles.follow: self.pixels[self.roles.follow]} if self.roles.follow else None,
-            checkpoint=self.checkpoint,
-            deadline=self.where.deadline,
-        )
-        return model, history
-
-    def _recalibrated(self, model: CSNet) -> tuple[CSNet, list[dict[str, Any]]]:
-        settings, checkpoint, observer = self.settings, self.checkpoint, self.where.observer
-        stream = self._stream()
-        state = checkpoint.read() or {"step": 0, "seconds": 0.0}
-        if state["step"]:
-            model.load_state_dict(state["model"])
-        first, steps, started = state["step"], settings.after_steps, time.monotonic()
-        observer.start(self.run.key(settings.name), steps, first)
-
-        def images() -> Iterator[torch.Tensor]:
-            for step in range(first, steps):
-                yield stream.batch(step)[0]
-                observer.step(step + 1)
-                paused = time.monotonic() > self.where.deadline and step + 1 < steps
-                if paused or checkpoint.due():
-                    seconds = state["seconds"] + time.monotonic() - started
-                    checkpoint.write({"model": model.state_dict(), "step": step + 1, "seconds": seconds})
-                if paused:
-                    raise Paused
-
-        if first < steps:
-            recalibrate(model.to(memory_format=torch.channels_last), images(), reset=first == 0)
-        entry = {"seconds": state["seconds"] + time.monotonic() - started, **self._validated(model)}
-        observer.epoch(entry)
-        return model.eval(), [entry]
-
-    def _stream(self) -> Stream:
-        settings, recipe = self.settings, self._recipe()
-        return Stream(self.pixels[self.roles.train], settings.size, settings.batch, recipe.seed, recipe.augmentation)
-
-    def _recipe(self) -> Recipe:
-        run, settings = self.run, self.settings
-        return Recipe(
-            epochs=settings.epochs,
-            size=settings.size,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-            steps_per_epoch=settings.steps_per_epoch,
-            decay=run.decay,
-            decay_weight=run.decay_weight,
-            dynamic_weight=run.dynamic_weight,
-            augmentation=run.recipe,
-            seed=run.seed,
-            beta2=settings.beta2,
-        )
-
-    def _steps(self) -> int:
-        settings = self.settings
-        return settings.epochs * (settings.steps_per_epoch or len(self.pixels[self.roles.train]) // settings.batch)
 
 
 def _device() -> torch.device:

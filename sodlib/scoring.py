@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from . import curves, records
+from .activation_maps import activation_maps, localisation
 from .classifier import Classifier, class_logits
 from .cost import count_macs, count_parameters
 from .csnet import CSNet
@@ -49,3 +51,15 @@ def classified(model: Classifier, name: str, pixels: Pixels) -> Scored:
     right = int((logits.argmax(1) == classes).sum())
     arrays = {f"logits/{name}": logits.astype(np.float16), f"classes/{name}": classes.astype(np.uint8)}
     return {"top1": {"images": len(classes), "right": right, "accuracy": right / len(classes)}}, arrays
+
+
+def localised(model: Classifier, name: str, pixels: Pixels, method: str) -> Scored:
+    """How well the activation maps for the true class find the objects of the set of this name: means for the record,
+    and every image's for its arrays."""
+    everyone = range(len(pixels))
+    inputs, masks = replace(pixels, classes=None).squares(everyone, model.input_size)
+    maps = activation_maps(model, inputs, pixels.classes.tolist(), method)
+    of_images = localisation(maps, masks[:, 0].numpy() >= 0.5)
+    numbers = {measure: float(values.mean()) for measure, values in of_images.items()}
+    arrays = {f"{measure}/{name}": values.astype(np.float32) for measure, values in of_images.items()}
+    return {method: {"images": len(pixels), "empty": int((maps.max((1, 2)) == 0).sum()), **numbers}}, arrays

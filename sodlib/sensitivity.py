@@ -34,6 +34,11 @@ class Sensitivity:
         """The changes themselves, `[R, C]`."""
         return self.draws[-1]
 
+    def means(self) -> tuple[float, float]:
+        """The mean change on the category that was left out, and on all others."""
+        own = np.array([[row == column for column in self.columns] for row in self.rows])
+        return float(self.change[own].mean()), float(self.change[~own].mean())
+
     def less(self, control: Sensitivity) -> Sensitivity:
         """What is left of the changes beyond those of a control, draw by draw."""
         return Sensitivity(self.draws - control.draws, self.rows, self.columns, self.images)
@@ -66,18 +71,25 @@ class Sensitivity:
 
 
 def sensitivity(
-    baseline: Sequence[Record], without: Mapping[str, Sequence[Record]], test_set: str, resamples: int = 1000
+    baseline: Sequence[Record],
+    without: Mapping[str, Sequence[Record]],
+    test_set: str,
+    fewest: int = FEWEST,
+    resamples: int = 1000,
 ) -> Sensitivity:
     """The changes against the networks that were trained on everything, seed by seed.
 
-    `without`: by category, the records of the networks trained without it, with the seeds of `baseline`. Raises
-    SodlibError where the seeds differ or the test set has no labels.
+    `without`: by category, the records of the networks trained without it, with the seeds of `baseline`. `fewest`: the
+    test images that a category must have. Raises SodlibError where the seeds differ, no record of `baseline` is given
+    or the test set has no labels.
     """
+    if not baseline:
+        raise SodlibError("a change needs the network that was trained on everything; make its run first")
     if any(len(found) != len(baseline) for found in without.values()):
         raise SodlibError("a change needs the same seeds with and without a category; make the missing runs")
     shown = _shown(baseline[0], test_set)
     members = {name: np.flatnonzero(shown == name) for name in dict.fromkeys((*labels.CATEGORIES, *labels.UNSEEN))}
-    members = {name: found for name, found in members.items() if len(found) >= FEWEST}
+    members = {name: found for name, found in members.items() if len(found) >= fewest}
     seeds = np.random.default_rng(0).integers(len(baseline), size=(resamples, len(baseline)))
     seeds = np.concatenate([seeds, np.arange(len(baseline))[None]])
     before_images = [record.by_image(test_set) for record in baseline]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import records
+from .activation_maps import METHODS
 from .classifier import TUNED
 from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT
 from .errors import SodlibError
@@ -45,8 +46,9 @@ class Pruning:
 @dataclass(frozen=True)
 class Classification:
     """The network as a classifier of the classification set: `start` from the "saliency" network or from "random"
-    weights; `tuned`, one of `classifier.TUNED`: what is trained beside the linear layer. Features that stay random
-    get their batch norm statistics from the training images."""
+    weights; `tuned`, one of `classifier.TUNED`: what is trained beside the linear layer, or "probe": the linear layer
+    alone, fitted to its optimum (`classifier.fit_probe`). Features that stay random get their batch norm statistics
+    from the training images."""
 
     start: str = "saliency"
     tuned: str = "all"
@@ -61,6 +63,9 @@ class Run:
 
     `images`: the part of the labelled images (`labels.part`) that the saliency network is trained on, by default the
     preset's training set. A run with `classification` trains the classifier, always on "classes".
+
+    `activation_map`, one of `activation_maps.METHODS`: nothing is trained; it says how well these maps of the
+    classifier find the objects.
     """
 
     network: str = "csnet"
@@ -75,6 +80,7 @@ class Run:
     recipe: str = "released"
     images: str = ""
     classification: Classification | None = None
+    activation_map: str = ""
 
     def description(self, preset: str) -> dict[str, Any]:
         return {"run": asdict(self), "preset": asdict(preset_named(preset))}
@@ -94,14 +100,18 @@ class Run:
         parts = [network, decay, *written, *images, preset, f"s{self.seed}"]
         if self.classification:
             parts.append(f"{self.classification.start}-to-classes-{self.classification.tuned}")
+        if self.activation_map:
+            parts.append(self.activation_map)
         if self.pruning:
             parts.append(f"{self.pruning.criterion}-{self.pruning.amount.replace(' ', '-')}-{self.pruning.afterwards}")
         return "_".join([*parts, digest])
 
     @property
     def parent(self) -> Run:
-        """The run whose network this one starts from: before pruning, or before it became a classifier. A training from
-        random weights is its own parent."""
+        """The run whose network this one starts from: before pruning, before it became a classifier, or the classifier
+        that is looked at. A training from random weights is its own parent."""
+        if self.activation_map:
+            return replace(self, activation_map="")
         if self.pruning:
             return replace(self, pruning=None)
         if self.classification and self.classification.start == "saliency":
@@ -167,6 +177,13 @@ RANDOM = replace(ALL_STAGES, images="classes", classification=Classification("ra
 #: linear layer alone on features that stay random.
 TRANSFERS = {tuned: replace(ALL_STAGES, classification=Classification("saliency", tuned)) for tuned in TUNED}
 RANDOM_FEATURES = replace(RANDOM, classification=Classification("random", "linear"))
+#: And both linear layers at their optimum, so that no schedule decides.
+PROBES = {
+    "saliency": replace(ALL_STAGES, classification=Classification("saliency", "probe")),
+    "random": replace(RANDOM, classification=Classification("random", "probe")),
+}
+#: Figure 9's two classifiers, and as references one without anything of saliency and one without anything learned.
+LOOKED_AT = (TRANSFERS["linear"], TRANSFERS["all"], RANDOM, RANDOM_FEATURES)
 #: Figure 8's rows: a category left out, and as many images of any category left out.
 LABELLED = Run(images="labelled")
 WITHOUT, FEWER = ({name: Run(images=f"{kind}-{name}") for name in CATEGORIES} for kind in ("without", "fewer"))
@@ -229,9 +246,10 @@ def _declare() -> Iterable[Declared]:
     written = Run(decay="dynamic-written", recipe="written", pruning=both[1])
     yield from each([written, *pruned(Run(), *both[:2])], "Section 6.1")
 
-    # Table 3 and Figure 9: from the saliency network to a classifier.
-    yield from each([TRANSFERS["linear"], TRANSFERS["all"]], "Table 3", "Figure 9", seeds=CLASS_SEEDS)
-    yield from each([*TRANSFERS.values(), RANDOM, RANDOM_FEATURES], "Table 3", seeds=CLASS_SEEDS)
+    # Table 3: from the saliency network to a classifier; Figure 9: where four of these look.
+    yield from each([*TRANSFERS.values(), RANDOM, RANDOM_FEATURES, *PROBES.values()], "Table 3", seeds=CLASS_SEEDS)
+    maps = [replace(run, activation_map=method) for run in LOOKED_AT for method in METHODS]
+    yield from each(maps, "Figure 9", seeds=CLASS_SEEDS)
     # Figure 8: one category left out, and as many images at random.
     yield from each([LABELLED, *WITHOUT.values(), *FEWER.values()], "Figure 8")
     # Table 4: how far the network can be pruned for either task.

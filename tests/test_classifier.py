@@ -11,7 +11,7 @@ import sodlib
 from sodlib import runs, study
 from sodlib.channels import plan_channels
 from sodlib.checkpoints import load, save
-from sodlib.classifier import TUNED, Classifier
+from sodlib.classifier import PENALTIES, TUNED, Classifier, class_logits, fit_probe
 from sodlib.cost import count_macs, macc_by_part
 from sodlib.engine import Engine
 from sodlib.errors import SodlibError
@@ -69,6 +69,20 @@ def test_only_the_named_part_is_tuned(classifier, images, tuned):
     assert moved == parts.get(tuned, {tuned}) | {"cls_layer"}
 
 
+def test_a_probe_is_at_its_optimum(classifier):
+    random = torch.Generator().manual_seed(0)
+    images, classes = torch.randn(40, 3, 32, 32, generator=random), torch.arange(40) % 10
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    assert fit_probe(classifier, (images, classes), (images, classes)) == min(PENALTIES)
+    changed = {name for name, value in classifier.state_dict().items() if (value != before[name]).any()}
+    assert changed == {"cls_layer.weight", "cls_layer.bias"}
+    # 40 images in as many dimensions and more can be told apart; a second fit finds the same layer.
+    assert (class_logits(classifier, images).argmax(1) == classes).float().mean() > 0.95
+    first = classifier.cls_layer.weight.detach().clone()
+    fit_probe(classifier, (images, classes), (images, classes))
+    assert torch.allclose(classifier.cls_layer.weight, first, rtol=1e-2, atol=1e-3 * float(first.abs().max()))
+
+
 def test_a_classifier_can_be_pruned_and_kept(classifier, images, tmp_path):
     smaller = prune(classifier, keep(classifier, "l1", share=0.5))
     recalibrate(smaller, [images])
@@ -95,7 +109,7 @@ def test_mistakes_get_a_sentence(network):
         Classifier(plan_channels(), 10).take_features_of(network)
 
 
-@pytest.mark.parametrize(("start", "tuned"), [("saliency", "fusion"), ("random", "linear")])
+@pytest.mark.parametrize(("start", "tuned"), [("saliency", "fusion"), ("random", "linear"), ("random", "probe")])
 def test_a_classification_becomes_a_record(tmp_path, start, tuned):
     run = Run(stages="3-4", images="without-fruit", classification=Classification(start, tuned))
     record = runs.obtain(run, "smoke", runs.Surroundings(tmp_path))

@@ -201,7 +201,7 @@ def test_no_memory_is_said_in_one_sentence(tmp_path, tiny, monkeypatch):
     def full(*_, **__):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(runs, "train", full)
+    monkeypatch.setattr("sodlib.making.train", full)
     with pytest.raises(sodlib.SodlibError, match="memory ran out; run fewer --jobs"):
         runs.obtain(Run(), "smoke", Surroundings(tmp_path))
 

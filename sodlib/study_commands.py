@@ -16,6 +16,7 @@ from torch import distributed
 
 from . import cluster, integrity, jobs, presets, records, runs, study
 from . import data as sets
+from .activation_maps import METHODS
 from .errors import SodlibError
 from .pixels import open_pixels
 from .presets import PRESETS, preset_named
@@ -177,12 +178,17 @@ def _about(seconds: float) -> str:
     return "?" if math.isnan(seconds) else f"about {duration(seconds)}"
 
 
+#: What is told of a record's scores, by kind.
+_TOLD = {
+    "released": "max F {max_f:.4f}, MAE {mae:.4f}",
+    "top1": "accuracy {accuracy:.3f}",
+    **dict.fromkeys(METHODS, "{energy:.3f} of the map's energy and {pointing:.3f} of the maxima inside the object"),
+}
+
+
 def show(record: records.Record) -> None:
     """Print what a record says in two lines."""
     typer.echo(f"{record.key}: {record.data['parameters']:,} parameters")
     for name, by_protocol in record.data["scores"].items():
-        if "top1" in by_protocol:
-            typer.echo("  {} ({images} images): accuracy {accuracy:.3f}".format(name, **by_protocol["top1"]))
-            continue
-        result = by_protocol["released"]
-        typer.echo(f"  {name} ({result['images']} images): max F {result['max_f']:.4f}, MAE {result['mae']:.4f}")
+        for kind in _TOLD.keys() & by_protocol.keys():
+            typer.echo(f"  {name} ({by_protocol[kind]['images']} images): {_TOLD[kind].format(**by_protocol[kind])}")

@@ -13,6 +13,7 @@ from sodlib.channels import plan_channels
 from sodlib.classifier import Classifier
 from sodlib.errors import SodlibError
 from sodlib.pruning import recalibrate
+from sodlib.study_commands import show
 
 CLASSES = [3, 0, 9]
 
@@ -73,7 +74,7 @@ def test_mistakes_get_a_sentence(classifier, images):
         activation_maps(classifier, images, CLASSES, "saliency")
 
 
-def test_a_look_becomes_a_record(tmp_path):
+def test_a_look_becomes_a_record(tmp_path, capsys):
     run = replace(study.RANDOM_FEATURES, activation_map="grad-cam")
     record = runs.obtain(run, "smoke", runs.Surroundings(tmp_path))
     ((name, scores),) = record.data["scores"].items()
@@ -84,3 +85,5 @@ def test_a_look_becomes_a_record(tmp_path):
     assert not record.has_weights and record.data["history"] == []
     assert (tmp_path / run.parent.key("smoke") / "weights.safetensors").exists()
     assert study.Run.described(record.data["run"]) == run
+    show(record)
+    assert f"{numbers['energy']:.3f} of the map's energy" in capsys.readouterr().out

@@ -37,6 +37,10 @@ def test_no_effect_is_rarely_called_one():
     assert 0.3 < np.mean(values) < 0.7
 
 
+def test_means_tell_own_from_others():
+    assert made(np.ones((6, 6)) - 3 * np.eye(6)).means() == pytest.approx((-2, 1))
+
+
 def test_a_control_is_taken_off_draw_by_draw():
     change = made(-1.0 * np.eye(6), noise=0.5)
     assert change.less(change).own() == (0, 0, 0)
@@ -61,6 +65,10 @@ def test_changes_are_relative_and_by_category():
     assert found.rows == ("vehicle",) and "flower" in found.columns and "fruit" not in found.columns
     expected = [-50 if name == "vehicle" else 0 for name in found.columns]
     assert found.change[0] == pytest.approx(expected, abs=1e-4)
+    fewest = sensitivity([Scored(0.8)], {}, "ECSSD", fewest=1, resamples=2)
+    assert set(found.columns) < set(fewest.columns) and min(fewest.images) < 10 <= min(found.images)
+    with pytest.raises(SodlibError, match="trained on everything"):
+        sensitivity([], {"vehicle": []}, "ECSSD")
     with pytest.raises(SodlibError, match="same seeds"):
         sensitivity([Scored(0.8)] * 2, {"vehicle": [Scored(0.4)]}, "ECSSD")
     with pytest.raises(SodlibError, match="1000 labels for 10 images"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sodlib
-from sodlib import integrity, records, runs, scoring, study
+from sodlib import integrity, labels, records, runs, scoring, study
 from sodlib.data import find_set
 from sodlib.mean_mask import mean_mask
 from sodlib.metrics import bootstrap, interval, score, score_batch
@@ -302,6 +302,9 @@ def test_what_is_not_recorded_stays_empty_on_a_committed_page(monkeypatch):
 def test_pages_write_beside_the_evidence(tmp_path):
     page = Page("smoke", output=str(tmp_path))
     assert page.figures == tmp_path / "figures" and page.tables == tmp_path / "tables"
+    for part, count in (("labelled", 12), ("classes", 10)):
+        titles = [title for title, photograph in page.examples(part) if photograph.ndim == 3]
+        assert len(set(titles)) == count and set(titles) <= set(labels.words("cutouts").values())
     assert Page(fresh=True).output.parts[-2:] == ("build", "smoke")
     assert Page().tables == records.REPOSITORY / "results" / "tables"
     with pytest.raises(sodlib.SodlibError, match="unknown preset 'smok'"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from .classifier import Classifier, class_logits
@@ -13,8 +14,8 @@ from .errors import SodlibError
 from .images import resize, to_input
 
 #: "cam": the class activation map of Zhou et al. (CVPR 2016), the last features weighted by the linear layer.
-#: "grad-cam": that of Selvaraju et al. (ICCV 2017) at the finest scale of the fusion, that of the image, where the CAM
-#: has a cell for 8 x 8 pixels. (At the last features both would be the same map.)
+#: "grad-cam": that of Selvaraju et al. (ICCV 2017), the mean of its maps at the four scales of the fusion, from the
+#: image's own to the eighth of it that the CAM has. (At the last features both would be the same map.)
 METHODS = ("cam", "grad-cam")
 
 
@@ -36,13 +37,13 @@ def activation_maps(
         raise SodlibError("activation maps need the package grad-cam: pip install grad-cam") from error
     # After pooling and a linear layer the gradient of a feature is the layer's weight: HiResCAM is the CAM there.
     fusion = model.oct_fuse
-    kind, layer = {
-        "cam": (HiResCAM, fusion.fuse1x1.prelus["0"]),
-        "grad-cam": (GradCAM, fusion.ms.convs["0"].prelu),
+    kind, layers = {
+        "cam": (HiResCAM, [fusion.fuse1x1.prelus["0"]]),
+        "grad-cam": (GradCAM, [scale.prelu for scale in fusion.ms.convs.values()]),
     }[method]
     model.eval()
     maps = []
-    with kind(model, [layer]) as look, torch.enable_grad():
+    with kind(model, layers) as look, torch.enable_grad():
         for first in range(0, len(inputs), batch):
             chosen = slice(first, first + batch)
             maps.append(look(inputs[chosen], [ClassifierOutputTarget(int(one)) for one in classes[chosen]]))
@@ -55,7 +56,8 @@ def localisation(maps: np.ndarray, objects: np.ndarray) -> dict[str, np.ndarray]
     - "energy": the share of the map that lies inside the object (Wang et al., Score-CAM, 2020), and "area", that of the
       object in the image, which a map scores that is the same everywhere;
     - "pointing": whether the map's maximum lies inside (Zhang et al., 2016, without their tolerance), and "centre",
-      whether the centre of the image does, which a map scores that always points there.
+      whether the centre of the image does, which a map scores that always points there;
+    - "separation": how well the map tells object from background, whichever of the two it lies on: |2 AUC - 1|.
 
     A map that is zero everywhere scores 0.
     """
@@ -65,7 +67,17 @@ def localisation(maps: np.ndarray, objects: np.ndarray) -> dict[str, np.ndarray]
     energy = np.divide((flat * inside).sum(1), total, out=np.zeros(count, np.float32), where=total > 0)
     pointing = inside[np.arange(count), flat.argmax(1)] & (total > 0)
     centre = objects[:, side // 2, side // 2]
-    return {"energy": energy, "pointing": pointing, "area": inside.mean(1), "centre": centre}
+    area = inside.mean(1)
+    ranks = (rankdata(flat, axis=1) * inside).sum(1) / np.maximum(inside.sum(1), 1)
+    # Mann and Whitney: the mean rank of the object's pixels, from 0 where all others lie above to 1.
+    auc = (ranks - (inside.sum(1) + 1) / 2) / np.maximum((~inside).sum(1), 1)
+    return {
+        "energy": energy,
+        "pointing": pointing,
+        "area": area,
+        "centre": centre,
+        "separation": np.abs(2 * auc - 1),
+    }
 
 
 def answers(model: Classifier, photographs: Sequence[np.ndarray]) -> list[int]:

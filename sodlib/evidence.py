@@ -296,7 +296,9 @@ def _drawn_accuracy(record: Record, test_set: str) -> dict[str, np.ndarray]:
 
 @cache
 def _drawn_localisation(record: Record, test_set: str) -> dict[str, np.ndarray]:
-    values = {name: record.arrays[f"{name}/{test_set}"] for name in ("energy", "pointing", "area", "centre")}
+    values = {
+        name: record.arrays[f"{name}/{test_set}"] for name in ("energy", "pointing", "area", "centre", "separation")
+    }
     # Beyond what a map scores that knows nothing of the image.
     values |= {
         "energy beyond area": values["energy"] - values["area"],

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from .classifier import Classifier, class_logits
@@ -61,6 +60,8 @@ def localisation(maps: np.ndarray, objects: np.ndarray) -> dict[str, np.ndarray]
 
     A map that is zero everywhere scores 0.
     """
+    from scipy.stats import rankdata
+
     count, side, _ = maps.shape
     flat, inside = maps.reshape(count, -1), objects.reshape(count, -1)
     total = flat.sum(1)

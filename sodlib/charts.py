@@ -289,7 +289,8 @@ def localised(panels: Mapping[str, Sequence[tuple[str, Estimate]]], references: 
         for place, (_, ours) in enumerate(reversed(measured)):
             axis.plot([ours.low, ours.high], [place, place], lw=2, color=COLORS["ours"])
             axis.plot(ours.value, place, "o", ms=7, color=COLORS["ours"])
-        axis.axvline(references[title], color=COLORS["threshold"], ls="--", lw=1.4)
+        if title in references:
+            axis.axvline(references[title], color=COLORS["threshold"], ls="--", lw=1.4)
         axis.set(title=title, xlabel=n, xlim=(0, 1))
         axis.set_yticks(range(len(measured)), [name for name, _ in reversed(measured)])
     return figure

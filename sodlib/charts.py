@@ -262,8 +262,11 @@ def accuracies(rows: Sequence[tuple[str, float, Estimate, Sequence[float]]], cha
 def looks(photographs: Sequence[tuple[str, np.ndarray]], maps: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     """A row a photograph with its title, a column a kind of activation map, over the photograph in grey (paper, Figure
     9)."""
-    rows, columns = len(photographs), 1 + len(maps)
-    figure, axes = plt.subplots(rows, columns, figsize=(FULL_WIDTH, 1.5 * rows), squeeze=False)
+    columns = 1 + len(maps)
+    heights = [min(1.0, photograph.shape[0] / photograph.shape[1]) for _, photograph in photographs]
+    figure, axes = plt.subplots(
+        len(heights), columns, figsize=(FULL_WIDTH, 0.5 + 1.45 * sum(heights)), squeeze=False, height_ratios=heights
+    )
     for row, (title, photograph) in enumerate(photographs):
         axes[row, 0].imshow(photograph)
         axes[row, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)

@@ -156,6 +156,11 @@ class ChannelPlan:
         return plan
 
 
+def by_dilation(channels: int) -> Split:
+    """The channels of the five dilations of the fusion: a fifth each, cut to an integer, and the rest for the last."""
+    return (channels // 5,) * 4 + (channels - 4 * (channels // 5),)
+
+
 def plan_channels(network: str = "csnet", width: float = 1.0, split: str = "5/5", stages: str = "2-4") -> ChannelPlan:
     """The unpruned plan of a network of the paper (Tables 1, 2, 5, 6 and 11).
 
@@ -197,6 +202,5 @@ def plan_channels(network: str = "csnet", width: float = 1.0, split: str = "5/5"
     fusion = None
     if network == "csnet":
         outputs = tuple(base * STAGE_MULTIPLES[stage - 1] // 3 for stage in fused)
-        dilated = tuple((c // 5,) * 4 + (c - 4 * (c // 5),) for c in outputs)
-        fusion = FusionPlan(outputs, dilated, sum(outputs))
+        fusion = FusionPlan(outputs, tuple(map(by_dilation, outputs)), sum(outputs))
     return ChannelPlan(network, tuple(blocks), fusion)

@@ -77,12 +77,16 @@ class GOctConv(nn.Module):
                     result[j] = term if result[j] is None else result[j] + term
         return result
 
-    def _term(self, x: Tensor, i: int, j: int) -> Tensor:
-        """What input scale i adds to output scale j."""
+    def block(self, i: int, j: int) -> Tensor:
+        """The weights from input scale i to output scale j."""
         rows = slice(self._first_row[j], self._first_row[j + 1])
         columns = slice(self._first_column[i], self._first_column[i + 1])
+        return self.weight[rows, columns]
+
+    def _term(self, x: Tensor, i: int, j: int) -> Tensor:
+        """What input scale i adds to output scale j."""
         x = F.max_pool2d(x, 2 ** (j - i)) if i < j else x
-        y = self.convolution(x, self.weight[rows, columns], padding=self.kernel_size // 2)
+        y = self.convolution(x, self.block(i, j), padding=self.kernel_size // 2)
         return _upsample(y, 2 ** (i - j)) if i > j else y
 
 

@@ -14,8 +14,9 @@ import safetensors
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from . import networks
 from .channels import ChannelPlan
 from .classifier import Classifier
 from .csnet import CSNet
@@ -25,10 +26,11 @@ from .errors import SodlibError
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
-def save(model: CSNet, path: str | Path) -> None:
-    """Write a network with its channel plan and input size as one safetensors file."""
+def save(model: nn.Module, path: str | Path) -> None:
+    """Write a network with its channel plan, or its name (`networks.NAMES`), and input size as one safetensors file."""
     path = Path(path)
-    metadata = {"plan": json.dumps(model.plan.to_json()), "input_size": str(model.input_size)}
+    metadata = {"input_size": str(model.input_size)}
+    metadata |= {"plan": json.dumps(model.plan.to_json())} if isinstance(model, CSNet) else {"network": model.name}
     if isinstance(model, Classifier):
         metadata["classes"] = str(model.classes)
     beside = path.with_name(path.name + ".part")
@@ -44,7 +46,7 @@ def save(model: CSNet, path: str | Path) -> None:
         raise SodlibError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
-def load(name_or_path: str | Path) -> CSNet:
+def load(name_or_path: str | Path) -> nn.Module:
     """A network in evaluation mode, from a file of `save` or by the name of one that ships with the project.
 
     Raises SodlibError for an unknown name or a file that `save` did not write.
@@ -59,8 +61,10 @@ def load(name_or_path: str | Path) -> CSNet:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        plan, input_size = json.loads(metadata["plan"]), int(metadata["input_size"])
-        classes = int(metadata.get("classes", 0))
+        input_size, classes = int(metadata["input_size"]), int(metadata.get("classes", 0))
+        if "network" in metadata:
+            return _fill(networks.build(metadata["network"], input_size), tensors, str(path))
+        plan = json.loads(metadata["plan"])
     except (OSError, SafetensorError) as error:
         raise SodlibError(f"{path}: not a readable safetensors file ({error})") from error
     except (KeyError, ValueError) as error:
@@ -96,7 +100,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 
-def _fill(model: CSNet, tensors: Mapping[str, Any], source: str) -> CSNet:
+def _fill(model: nn.Module, tensors: Mapping[str, Any], source: str) -> nn.Module:
     """Copy tensors into the network, in evaluation mode; refuse another architecture by its first misfit."""
     wanted = model.state_dict()
     for name, target in wanted.items():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import distributed
-from .csnet import CSNet
 from .decay import DynamicWeightDecay, parameter_groups
 from .errors import SodlibError
 from .kernels import stand_ins
@@ -37,7 +36,7 @@ class Engine:
 
     def __init__(
         self,
-        model: CSNet,
+        model: nn.Module,
         decay: str,
         decay_weight: float,
         dynamic_weight: float,

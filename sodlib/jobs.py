@@ -10,14 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from . import records
+from . import networks, records
 from .channels import plan_channels
-from .cost import paper_macc
+from .cost import count_macs, paper_macc
 from .errors import SodlibError
 from .mean_mask import MEAN_MASK
 from .presets import PRESETS, Preset, preset_named
@@ -43,8 +44,16 @@ def units(run: Run, preset: Preset) -> float:
     steps = preset.after_steps if run.pruning else preset.epochs * steps_per_epoch
     only_forward = run.pruning and run.pruning.afterwards == "recalibrated"
     passes = 1 if only_forward or (run.classification and run.classification.tuned == "linear") else 3
+    if run.network in networks.NAMES:
+        return steps * preset.batch * passes * _macs(run.network, preset.size)
     plan = plan_channels(run.network, run.width, run.split, run.stages)
     return steps * preset.batch * passes * paper_macc(plan, -(-preset.size // 16) * 16)
+
+
+@cache
+def _macs(name: str, size: int) -> int:
+    with torch.device("meta"):
+        return count_macs(networks.build(name, size), size)["conv"]
 
 
 def rates(found: Iterable[Record], hardware: str) -> dict[tuple[bool, str], float]:

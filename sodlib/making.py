@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import labels
+from . import labels, networks
 from .channels import ChannelPlan, plan_channels
 from .classifier import TUNED, Classifier, fit_probe
 from .csnet import CSNet
@@ -57,6 +57,8 @@ class Making:
     def _trained(self, network: CSNet | None) -> tuple[CSNet, list[dict[str, Any]]]:
         run, settings = self.run, self.settings
         seed_everything(run.seed)
+        if run.network in networks.NAMES:
+            return self._train(networks.build(run.network, settings.size, run.pretrained), self._recipe())
         plan = plan_channels(run.network, run.width, run.split, run.stages)
         model = self._classifier(plan, network) if run.classification else CSNet(plan, settings.size)
         if run.classification and run.classification.tuned == "probe":
@@ -159,7 +161,7 @@ class Making:
             epochs=settings.epochs,
             size=settings.size,
             batch=settings.batch,
-            learning_rate=settings.learning_rate,
+            learning_rate=run.learning_rate or settings.learning_rate,
             steps_per_epoch=settings.steps_per_epoch,
             decay=run.decay,
             decay_weight=run.decay_weight,

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from .checkpoints import load, save
-from .csnet import CSNet
 from .curves import unpack
 from .errors import SodlibError
 from .metrics import bootstrap, interval
@@ -66,7 +66,7 @@ class Record:
     def has_weights(self) -> bool:
         return (self.folder / "weights.safetensors").exists()
 
-    def model(self) -> CSNet:
+    def model(self) -> nn.Module:
         """The trained network. Raises SodlibError where the record came without weights."""
         if not self.has_weights:
             raise SodlibError(f"record {self.key} holds no weights; run it again with `sodlib study run`")
@@ -91,7 +91,7 @@ def write(
     key: str,
     data: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
-    model: CSNet | None = None,
+    model: nn.Module | None = None,
 ) -> Record:
     """Write a record beside its place, then move it there; an older record of the key gives way."""
     place.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 
-from . import distributed, records
+from . import distributed, networks, records
 from .channels import plan_channels
-from .csnet import CSNet
 from .data import SaliencySet
 from .errors import SodlibError
 from .making import Making
@@ -125,7 +124,10 @@ def _obtain(run: Run, preset: str, where: Surroundings, weights: bool) -> Record
         return record
     settings = preset_named(preset)
     # An unknown network is refused before a folder is made for it.
-    if run.network != MEAN_MASK:
+    if run.network in networks.NAMES:
+        if run.decay != "standard":
+            raise SodlibError(f"{run.network} has no ILBlocks for {run.decay} decay; declare it with standard decay")
+    elif run.network != MEAN_MASK:
         plan_channels(run.network, run.width, run.split, run.stages)
     roles = roles_of(run, settings, where.root)
     sets = {name: settings.load(name, where.root) for name in roles.names}
@@ -182,8 +184,8 @@ def _make(
         "evaluation_seconds": time.monotonic() - started,
         **circumstances,
     }
-    trained = model if isinstance(model, CSNet) and not run.activation_map else None
-    record = records.write(where.place, key, data, arrays, trained)
+    untrained = run.activation_map or run.network == MEAN_MASK
+    record = records.write(where.place, key, data, arrays, None if untrained else model)
     checkpoint.remove()
     return record
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from . import curves, records
+from . import curves, networks, records
 from .activation_maps import activation_maps, localisation
 from .classifier import Classifier, class_logits
 from .cost import count_macs, count_parameters
@@ -22,17 +23,22 @@ from .pixels import Pixels
 Scored = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
-def describe(model: CSNet | MeanMask, inputs: Tensor) -> Scored:
-    """Size and cost of a network for its record; its gammas, and how evenly its channels respond to `inputs`."""
+def describe(model: nn.Module, inputs: Tensor) -> Scored:
+    """Size and cost of a network for its record; of those with a channel plan also the gammas, and how evenly the
+    channels respond to `inputs`."""
     if isinstance(model, MeanMask):
         return {"plan": None, "parameters": 0, "macs": {"conv": 0, "paper": 0}}, {}
+    if not isinstance(model, CSNet):
+        with torch.device("meta"):  # some networks take images of their input size alone
+            macs = count_macs(networks.build(model.name))
+        return {"plan": None, "parameters": count_parameters(model), "macs": macs}, {}
     arrays = {f"gamma/{name}": vector for name, vector in gamma_vectors(model).items()}
     arrays["channel_deviation"] = channel_deviation(model, inputs).astype(np.float32)
     numbers = {"plan": model.plan.to_json(), "parameters": count_parameters(model), "macs": count_macs(model)}
     return numbers, arrays
 
 
-def scored(model: CSNet | MeanMask, images: SaliencySet) -> Scored:
+def scored(model: nn.Module, images: SaliencySet) -> Scored:
     """Scores for the record, curves and what every image has for its arrays."""
     by_protocol = evaluate_all(model, images)
     arrays = {

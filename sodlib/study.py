@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replac
 from pathlib import Path
 from typing import Any
 
-from . import records
+from . import networks, records
 from .activation_maps import METHODS
 from .classifier import TUNED
 from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT
@@ -64,6 +64,10 @@ class Run:
     `images`: the part of the labelled images (`labels.part`) that the saliency network is trained on, by default the
     preset's training set. A run with `classification` trains the classifier, always on "classes".
 
+    `network`: "csnet", "extractor" or "vanilla", whose channels follow from `width`, `split` and `stages`; the mean
+    mask; or one of `networks.NAMES`, with standard decay and a backbone `pretrained` on ImageNet or not.
+    `learning_rate`: instead of the preset's, for a network that needs another.
+
     `activation_map`, one of `activation_maps.METHODS`: nothing is trained; it says how well these maps of the
     classifier find the objects.
     """
@@ -81,6 +85,8 @@ class Run:
     images: str = ""
     classification: Classification | None = None
     activation_map: str = ""
+    pretrained: bool = False
+    learning_rate: float | None = None
 
     def description(self, preset: str) -> dict[str, Any]:
         return {"run": asdict(self), "preset": asdict(preset_named(preset))}
@@ -90,6 +96,8 @@ class Run:
         description = {"run": _chosen(self), "preset": _chosen(preset_named(preset))}
         digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:6]
         network = f"{self.network}-x{self.width:g}-{self.split.replace('/', '-')}"
+        if self.network in networks.NAMES:
+            network = f"{self.network}-imagenet" if self.pretrained else self.network
         if self.stages != Run.stages:
             network += f"-stages-{self.stages}"
         weights = [self.decay_weight != Run.decay_weight and f"{self.decay_weight:g}",
@@ -97,7 +105,8 @@ class Run:
         decay = "-".join([self.decay, *filter(None, weights)])
         written = ["as-written"] if self.recipe == "written" else []
         images = [self.images] if self.images else []
-        parts = [network, decay, *written, *images, preset, f"s{self.seed}"]
+        rate = [f"rate-{self.learning_rate:g}"] if self.learning_rate else []
+        parts = [network, decay, *rate, *written, *images, preset, f"s{self.seed}"]
         if self.classification:
             parts.append(f"{self.classification.start}-to-classes-{self.classification.tuned}")
         if self.activation_map:

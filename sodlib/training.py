@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import distributed
@@ -85,7 +85,7 @@ def redundant_scale(
 
 
 def train(
-    model: CSNet,
+    model: nn.Module,
     pixels: Pixels,
     validation: Pixels,
     recipe: Recipe,
@@ -179,7 +179,7 @@ def train(
     return history
 
 
-def assist(model: CSNet, pixels: Pixels, recipe: Recipe, optimizer: dict[str, dict[str, Tensor]]) -> None:
+def assist(model: nn.Module, pixels: Pixels, recipe: Recipe, optimizer: dict[str, dict[str, Tensor]]) -> None:
     """Take this process's part of every batch in the training of the first process, until it ends or pauses.
 
     `distributed.hear` gives network, recipe and the optimiser's state (empty for a new training).
@@ -197,7 +197,7 @@ def _share(pixels: Pixels, recipe: Recipe) -> Stream:
     return Stream(pixels, recipe.size, recipe.batch, recipe.seed, recipe.augmentation, part)
 
 
-def _engine(model: CSNet, recipe: Recipe) -> Engine:
+def _engine(model: nn.Module, recipe: Recipe) -> Engine:
     return Engine(model, recipe.decay, recipe.decay_weight, recipe.dynamic_weight, beta2=recipe.beta2)
 
 
@@ -209,7 +209,7 @@ def _require_finite(losses: list[Tensor], step: int, recipe: Recipe) -> None:
 
 
 @torch.inference_mode()
-def validate(model: CSNet, pixels: Pixels, size: int, batch: int = 32) -> dict[str, float]:
+def validate(model: nn.Module, pixels: Pixels, size: int, batch: int = 32) -> dict[str, float]:
     """Loss, max F-measure and MAE by the released protocol on the resized squares, counted on the device: quicker
     than the scores at full size, which are taken once when the training is over. Of a classifier, loss and
     accuracy."""
@@ -231,7 +231,10 @@ def validate(model: CSNet, pixels: Pixels, size: int, batch: int = 32) -> dict[s
     return {"loss": float(scores[0]), "max_f": float(f.max()), "mae": float(scores[1])}
 
 
-def gamma_counts(model: CSNet) -> dict[str, int]:
-    """How many of the channels inside the ILBlocks have a gamma below 1e-2 and below 1e-20 in absolute value."""
+def gamma_counts(model: nn.Module) -> dict[str, int]:
+    """How many of the channels inside the ILBlocks have a gamma below 1e-2 and below 1e-20 in absolute value; of other
+    networks nothing."""
+    if not isinstance(model, CSNet):
+        return {}
     values = torch.cat([gamma.detach().abs().flatten() for gamma in gammas(model).values()])
     return {"gammas_below_1e-2": int((values < 1e-2).sum()), "gammas_below_1e-20": int((values < 1e-20).sum())}

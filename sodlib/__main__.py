@@ -23,11 +23,11 @@ from . import (
     pruning,
     records,
     runs,
-    study,
     study_commands,
 )
 from . import data as sets
 from .decay import DECAYS
+from .description import Run
 from .errors import SodlibError
 from .layouts import IMAGE_SUFFIXES
 from .pixels import Stream, open_pixels
@@ -86,7 +86,7 @@ def train(
     results: Results = records.RESULTS,
 ) -> None:
     """Train a network and write its record; a run that is already recorded is shown."""
-    run = study.Run(network=network, width=width, split=split, stages=stages, decay=decay.value, seed=seed)
+    run = Run(network=network, width=width, split=split, stages=stages, decay=decay.value, seed=seed)
     show(runs.obtain(run, preset.value, runs.Surroundings(results, data, observer=observer())))
 
 

@@ -23,13 +23,14 @@ import torch
 
 from . import records
 from .data import EMBEDDED_SETS, data_root
+from .description import Run
 from .errors import SodlibError
 from .jobs import PAUSED, SHORTEST
 from .presets import preset_named
 from .progress import Lines
 from .records import REPOSITORY, Record
 from .runs import Surroundings, checkpoint_file, claim, obtain
-from .study import Run, is_recorded
+from .study import is_recorded
 from .unfinished import Checkpoint, Paused
 
 #: The share of a GPU that a run gets where the cluster has GPUs: alone, so small a network leaves most of one idle.

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from .description import Run
 from .errors import SodlibError
 from .mean_mask import MEAN_MASK
 from .metrics import drawn_scores, interval, resample
 from .plots import LABELS
 from .presets import PUBLISHED_STEPS, Preset
 from .records import Record
-from .study import Run
 
 RESAMPLES = 10_000
 MEASURES = ("max_f", "mae")

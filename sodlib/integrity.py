@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from .description import Run
 from .errors import SodlibError
 from .presets import PRESETS
 from .records import Record
-from .study import Declared, Run
+from .study import Declared
 
 #: What `record.json` must hold.
 REQUIRED = ("key", "run", "preset", "history", "scores", "parameters", "macs", "images", "fingerprints", "seconds",

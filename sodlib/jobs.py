@@ -19,13 +19,14 @@ import torch
 from . import networks, records
 from .channels import plan_channels
 from .cost import count_macs, paper_macc
+from .description import Run
 from .errors import SodlibError
 from .mean_mask import MEAN_MASK
 from .presets import PRESETS, Preset, preset_named
 from .progress import duration
 from .records import REPOSITORY, Record
 from .runs import checkpoint_file, claim
-from .study import Declared, Run, is_recorded
+from .study import Declared, is_recorded
 
 #: Exit code of a worker that stopped with a checkpoint; 0 is recorded, 2 a mistake that it told in one sentence.
 PAUSED = 75

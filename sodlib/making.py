@@ -13,13 +13,13 @@ from . import labels, networks
 from .channels import ChannelPlan, plan_channels
 from .classifier import TUNED, Classifier, fit_probe
 from .csnet import CSNet
+from .description import Run
 from .mean_mask import MEAN_MASK, MeanMask, mean_mask
 from .pixels import Pixels, Stream
 from .presets import Preset
 from .progress import Observer
 from .pruning import keep, prune, recalibrate
 from .roles import Roles
-from .study import Run
 from .training import Recipe, seed_everything, train, validate
 from .unfinished import Checkpoint, Paused
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from . import labels
 from .data import SaliencySet, find_set
+from .description import Run
 from .pixels import Pixels, open_pixels
 from .presets import Preset
-from .study import Run
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from . import distributed, networks, records
 from .channels import plan_channels
 from .data import SaliencySet
+from .description import Run
 from .errors import SodlibError
 from .making import Making
 from .mean_mask import MEAN_MASK
@@ -25,7 +26,6 @@ from .progress import Observer, Silent
 from .records import Record
 from .roles import Roles, opened, roles_of
 from .scoring import classified, describe, localised, scored
-from .study import Run
 from .training import assist
 from .unfinished import Checkpoint, Paused
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from . import records
+from .description import Run
 from .presets import PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS, TRIED, Preset
-from .study import Run
 from .training import redundant_scale
 
 

@@ -11,6 +11,7 @@ from sodlib import runs, study
 from sodlib.activation_maps import activation_maps, localisation
 from sodlib.channels import plan_channels
 from sodlib.classifier import Classifier
+from sodlib.description import Run
 from sodlib.errors import SodlibError
 from sodlib.pruning import recalibrate
 from sodlib.study_commands import show
@@ -93,6 +94,6 @@ def test_a_look_becomes_a_record(tmp_path, capsys):
     # Nothing is trained: the network is its parent's.
     assert not record.has_weights and record.data["history"] == []
     assert (tmp_path / run.parent.key("smoke") / "weights.safetensors").exists()
-    assert study.Run.described(record.data["run"]) == run
+    assert Run.described(record.data["run"]) == run
     show(record)
     assert f"{numbers['energy']:.3f} of the map's energy" in capsys.readouterr().out

@@ -13,10 +13,10 @@ from sodlib.channels import plan_channels
 from sodlib.checkpoints import load, save
 from sodlib.classifier import PENALTIES, TUNED, Classifier, class_logits, fit_probe
 from sodlib.cost import count_macs, macc_by_part
+from sodlib.description import Classification, Run
 from sodlib.engine import Engine
 from sodlib.errors import SodlibError
 from sodlib.pruning import keep, prune, recalibrate
-from sodlib.study import Classification, Run
 
 PLAN = plan_channels(stages="1-4")
 

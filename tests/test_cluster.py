@@ -14,10 +14,11 @@ import torch
 import sodlib
 from sodlib import records, runs
 from sodlib.cluster import Keeper, RayWorkers, make
+from sodlib.description import Pruning, Run
 from sodlib.jobs import PAUSED, work
 from sodlib.presets import PRESETS
 from sodlib.runs import Surroundings, checkpoint_file
-from sodlib.study import Declared, Pruning, Run
+from sodlib.study import Declared
 from sodlib.unfinished import Checkpoint
 
 LONGER = {"epochs": 4, "steps_per_epoch": 8, "size": 32, "batch": 2, "images": 18}

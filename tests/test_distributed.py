@@ -23,10 +23,10 @@ from sodlib import distributed, octconv, records, runs
 from sodlib.csnet import CSNet
 from sodlib.data import find_set
 from sodlib.decay import DECAYS
+from sodlib.description import Run
 from sodlib.pixels import open_pixels
 from sodlib.presets import PRESETS
 from sodlib.progress import Lines
-from sodlib.study import Run
 from sodlib.training import Recipe, assist, seed_everything, train
 from sodlib.unfinished import Checkpoint, Paused
 

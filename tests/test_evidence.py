@@ -9,9 +9,9 @@ from matplotlib import pyplot as plt
 
 import sodlib
 from sodlib import charts, metrics, paper, study
+from sodlib.description import Run
 from sodlib.evidence import Estimate, Evidence, effects, provenance, same_sign
 from sodlib.presets import preset_named
-from sodlib.study import Run
 
 IMAGES = 60
 

@@ -14,9 +14,10 @@ from conftest import REPOSITORY
 
 import sodlib
 from sodlib import integrity, jobs, records, runs
+from sodlib.description import Pruning, Run
 from sodlib.jobs import PAUSED, work
 from sodlib.presets import PRESETS
-from sodlib.study import STUDY, UNDECLARED, Declared, Pruning, Run, by_item, choose
+from sodlib.study import STUDY, UNDECLARED, Declared, by_item, choose
 from sodlib.unfinished import Checkpoint
 
 PRUNING = Pruning(parameters=100_000)
@@ -162,7 +163,7 @@ from dataclasses import replace
 import sodlib.__main__
 from sodlib import presets, runs, unfinished
 from sodlib.progress import Silent
-from sodlib.study import Pruning, Run
+from sodlib.description import Pruning, Run
 from pathlib import Path
 
 unfinished.INTERVAL = 0

@@ -9,10 +9,10 @@ from sodlib import networks, runs
 from sodlib.backbones import BACKBONES
 from sodlib.baselines import BASELINES
 from sodlib.checkpoints import load, save
+from sodlib.description import Run
 from sodlib.errors import SodlibError
 from sodlib.jobs import units
 from sodlib.presets import PRESETS
-from sodlib.study import Run
 
 
 def test_the_names_are_those_of_the_packages():

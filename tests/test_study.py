@@ -12,6 +12,7 @@ import torch
 import sodlib
 from sodlib import integrity, labels, records, runs, scoring, study
 from sodlib.data import find_set
+from sodlib.description import Pruning, Run
 from sodlib.mean_mask import mean_mask
 from sodlib.metrics import bootstrap, interval, score, score_batch
 from sodlib.page import Page
@@ -19,7 +20,7 @@ from sodlib.pixels import open_pixels
 from sodlib.prediction import quantise
 from sodlib.presets import EVIDENCE, PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS
 from sodlib.runs import Surroundings
-from sodlib.study import STUDY, Pruning, Run
+from sodlib.study import STUDY
 from sodlib.training import Recipe, learning_rate_at, redundant_scale, seed_everything, train, validate
 from sodlib.unfinished import Checkpoint, Paused
 

@@ -1,0 +1,146 @@
+"""What a run is: its frozen description, and the name of its record that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from . import networks
+from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT
+from .errors import SodlibError
+from .presets import preset_named
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How a trained network is pruned, and what follows: "recalibrated" (batch norm statistics only, as
+    released) or "finetuned" (as written). Give the `threshold`, or `redundant` for that of the preset, or the number
+    of `parameters` to come to, by the same share of every layer or by one threshold over the network (`ranking`)."""
+
+    criterion: str = "gamma"
+    threshold: float | None = None
+    afterwards: str = "recalibrated"
+    parameters: int | None = None
+    ranking: str = "layer"
+    redundant: bool = False
+
+    @property
+    def amount(self) -> str:
+        """What is kept, in words."""
+        if self.redundant:
+            return "without redundant"
+        if self.threshold is not None:
+            return f"above {self.threshold:g}"
+        return f"{self.parameters / 1000:g}K by {self.ranking}"
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The network as a classifier of the classification set: `start` from the "saliency" network or from "random"
+    weights; `tuned`, one of `classifier.TUNED`: what is trained beside the linear layer, or "probe": the linear layer
+    alone, fitted to its optimum (`classifier.fit_probe`). Features that stay random get their batch norm statistics
+    from the training images."""
+
+    start: str = "saliency"
+    tuned: str = "all"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The frozen description of a run; with a preset it decides every number of the record.
+
+    `recipe`: "released" trains with crops and flips for the whole schedule, and what follows pruning comes on top;
+    "written" flips only, and pruning with what follows takes the schedule's last steps. (Paper, section 6.1.)
+
+    `images`: the part of the labelled images (`labels.part`) that the saliency network is trained on, by default the
+    preset's training set. A run with `classification` trains the classifier, always on "classes".
+
+    `network`: "csnet", "extractor" or "vanilla", whose channels follow from `width`, `split` and `stages`; the mean
+    mask; or one of `networks.NAMES`, with standard decay and a backbone `pretrained` on ImageNet or not.
+    `learning_rate`: instead of the preset's, for a network that needs another.
+
+    `activation_map`, one of `activation_maps.METHODS`: nothing is trained; it says how well these maps of the
+    classifier find the objects.
+    """
+
+    network: str = "csnet"
+    width: float = 1.0
+    split: str = "5/5"
+    stages: str = "2-4"
+    decay: str = "dynamic"
+    decay_weight: float = STANDARD_WEIGHT
+    dynamic_weight: float = DYNAMIC_WEIGHT
+    seed: int = 0
+    pruning: Pruning | None = None
+    recipe: str = "released"
+    images: str = ""
+    classification: Classification | None = None
+    activation_map: str = ""
+    pretrained: bool = False
+    learning_rate: float | None = None
+
+    def description(self, preset: str) -> dict[str, Any]:
+        return {"run": asdict(self), "preset": asdict(preset_named(preset))}
+
+    def key(self, preset: str) -> str:
+        """A folder name that a person can read, ending in a hash of the whole description."""
+        description = {"run": _chosen(self), "preset": _chosen(preset_named(preset))}
+        digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:6]
+        network = f"{self.network}-x{self.width:g}-{self.split.replace('/', '-')}"
+        if self.network in networks.NAMES:
+            network = f"{self.network}-imagenet" if self.pretrained else self.network
+        if self.stages != Run.stages:
+            network += f"-stages-{self.stages}"
+        weights = [self.decay_weight != Run.decay_weight and f"{self.decay_weight:g}",
+                   self.dynamic_weight != Run.dynamic_weight and f"dynamic-{self.dynamic_weight:g}"]  # fmt: skip
+        decay = "-".join([self.decay, *filter(None, weights)])
+        written = ["as-written"] if self.recipe == "written" else []
+        images = [self.images] if self.images else []
+        rate = [f"rate-{self.learning_rate:g}"] if self.learning_rate else []
+        parts = [network, decay, *rate, *written, *images, preset, f"s{self.seed}"]
+        if self.classification:
+            parts.append(f"{self.classification.start}-to-classes-{self.classification.tuned}")
+        if self.activation_map:
+            parts.append(self.activation_map)
+        if self.pruning:
+            parts.append(f"{self.pruning.criterion}-{self.pruning.amount.replace(' ', '-')}-{self.pruning.afterwards}")
+        return "_".join([*parts, digest])
+
+    @property
+    def parent(self) -> Run:
+        """The run whose network this one starts from: before pruning, before it became a classifier, or the classifier
+        that is looked at. A training from random weights is its own parent."""
+        if self.activation_map:
+            return replace(self, activation_map="")
+        if self.pruning:
+            return replace(self, pruning=None)
+        if self.classification and self.classification.start == "saliency":
+            return replace(self, classification=None)
+        return self
+
+    @property
+    def has_parent(self) -> bool:
+        return self.parent != self
+
+    @staticmethod
+    def described(description: Mapping[str, Any]) -> Run:
+        """The run of a record's description. Raises SodlibError where this version does not know it."""
+        try:
+            pruning = description["pruning"] and Pruning(**description["pruning"])
+            classification = description.get("classification") and Classification(**description["classification"])
+            return Run(**{**description, "pruning": pruning, "classification": classification})
+        except (KeyError, TypeError) as error:
+            raise SodlibError(f"a record describes a run that this version does not know ({error})") from error
+
+
+def _chosen(description: Any) -> dict[str, Any]:
+    """The fields that differ from their default: a field that is added later leaves the older keys as they are."""
+    chosen = {}
+    for field in fields(description):
+        value = getattr(description, field.name)
+        if field.default is MISSING or value != field.default:
+            chosen[field.name] = _chosen(value) if is_dataclass(value) else value
+    return chosen

@@ -70,6 +70,8 @@ def test_compiled_norm_activation(samples, channels, height, width, centre):
         nn.init.normal_(parameter)
     x = (torch.randn(samples, channels, height, width) + centre).contiguous(memory_format=torch.channels_last)
     gradient = torch.randn_like(x)
+    # Where PReLU bends, both of its slopes are right within rounding: no gradient comes from there.
+    gradient[copy.deepcopy(norm).double()(x.double()).abs() < 1e-4] = 0
     results = []
     for function, kind in ((kernels.norm_activation_c, torch.float32), (norm_activation, torch.float64)):
         ours = [copy.deepcopy(layer).to(kind) for layer in (norm, activation)]

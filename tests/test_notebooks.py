@@ -23,7 +23,7 @@ def test_notebook_runs_at_smoke(name, output, monkeypatch):
     parameters = {"preset": "smoke", "data": "", "output": str(output), "fresh": True}
     said = []
     outcomes = run_notebooks(
-        [REPOSITORY / "notebooks" / name], output / "notebooks", parameters, cell_timeout=600, echo=said.append
+        [REPOSITORY / "notebooks" / name], output / "notebooks", parameters, cell_timeout=1800, echo=said.append
     )
     assert outcomes[0].ok, outcomes[0].message
     number = name.split("_")[0]

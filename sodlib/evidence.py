@@ -169,7 +169,7 @@ class Evidence:
         settings = self.preset
         budget = f"{self.steps:,} steps of {settings.batch} at {settings.size} × {settings.size}"
         recorded = sum(map(bool, self.records.values()))
-        luck = self.luck.get("max_f") if len(self.seeds) == 1 else None
+        luck = self.luck.get("max_f") if len(self.seeds) == 1 and not self._of_classifiers else None
         seeds += f" (two seeds may differ by {luck:.3f} in max F)" if luck else ""
         left = "" if recorded == len(self.records) else f"; {recorded} of {len(self.records)} runs recorded so far"
         return f"preset {settings.name} ({budget}); {self.where}; {seeds}{left}"
@@ -199,6 +199,7 @@ class Evidence:
         """What made the records, in sentences, and how much less it is than the paper's."""
         settings, data = self.preset, self._any.data
         share = self.steps * settings.batch * settings.size**2 / (PUBLISHED_STEPS * 24 * 224**2)
+        protocol = "" if self._of_classifiers else ", by the released protocol"
         hardware = sorted({record.data["hardware"] for records in self.records.values() for record in records})
         return (
             f"**Preset {settings.name}.** {settings.epochs} epochs of {self._steps_per_epoch} steps of "
@@ -206,7 +207,7 @@ class Evidence:
             f"× {settings.size}: {share:.2%} of the pixels that a training of the paper sees. Learning rate "
             f"{settings.learning_rate:g}, second beta of Adam {settings.beta2:g}; {settings.after_steps} batches after "
             f"pruning; redundant means |γ| < {settings.redundant:g}. Scores are from {self.test_set} (n = "
-            f"{self.images:,}), by the released protocol. Made on {'; '.join(hardware)}."
+            f"{self.images:,}){protocol}. Made on {'; '.join(hardware)}."
         )
 
     def _drawn(self, record: Record) -> dict[str, np.ndarray]:

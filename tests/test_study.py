@@ -257,7 +257,7 @@ def test_evidence_is_chosen_for_all_runs_of_a_table(tmp_path):
 def test_committed_records_are_whole_and_small():
     assert integrity.check_records(records.RESULTS, STUDY) == []
     for record in records.every(records.RESULTS):
-        assert record.data["history"]
+        assert record.data["history"] or record.data["run"]["activation_map"]
         assert sum(file.stat().st_size for file in record.folder.iterdir() if file.suffix != ".safetensors") < 300_000
 
 

@@ -96,10 +96,12 @@ def beside_paper(
     return figure
 
 
-def _intervals(axis: Axes, estimates: Sequence[Estimate], places: np.ndarray, color: str) -> None:
+def _intervals(
+    axis: Axes, estimates: Sequence[Estimate], places: np.ndarray, color: str, label: str | None = None
+) -> None:
     values = np.array([[estimate.value, estimate.low, estimate.high] for estimate in estimates])
     errors = np.abs(values[:, 1:] - values[:, :1]).T
-    axis.errorbar(values[:, 0], places, xerr=errors, fmt="o", ms=5, lw=1.4, capsize=2.5, color=color)
+    axis.errorbar(values[:, 0], places, xerr=errors, fmt="o", ms=5, lw=1.4, capsize=2.5, color=color, label=label)
 
 
 def sizes_and_scores(lines: Mapping[str, Sequence[tuple[float, Estimate]]], where: str) -> Figure:
@@ -179,6 +181,14 @@ def channels_by_block(plans: Mapping[str, Sequence[ChannelPlan]]) -> Figure:
     return figure
 
 
+def _bare(axis: Axes) -> None:
+    """Leave the picture alone, and its labels."""
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
 def gallery(
     photographs: Sequence[tuple[str, np.ndarray, np.ndarray | None]], maps: Mapping[str, Sequence[np.ndarray]]
 ) -> Figure:
@@ -189,10 +199,7 @@ def gallery(
         shown = [photograph, truth, *(results[column] for results in maps.values())]
         for row, picture in enumerate(shown):
             axis = axes[row, column]
-            axis.set(xticks=[], yticks=[])
-            axis.grid(False)
-            for spine in axis.spines.values():
-                spine.set_visible(False)
+            _bare(axis)
             if picture is None:
                 axis.text(0.5, 0.5, "none", ha="center", va="center", color=COLORS["paper"], transform=axis.transAxes)
             elif picture.ndim == 3:
@@ -247,13 +254,14 @@ def accuracies(rows: Sequence[tuple[str, float, Estimate, Sequence[float]]], cha
     """Accuracy of classifiers, a row each: name, the paper's (NaN for none), the mean over the seeds with its interval,
     and every seed as a small dot. A dashed line stands at chance (paper, Table 3)."""
     figure, axis = plt.subplots(figsize=(FULL_WIDTH, 1.0 + 0.34 * len(rows)))
-    for place, (_, printed, ours, seeds) in enumerate(reversed(rows)):
+    names, printed, ours, by_seed = zip(*reversed(rows), strict=True)
+    places = np.arange(len(rows))
+    for place, seeds in enumerate(by_seed):
         axis.plot(list(seeds), [place] * len(seeds), "o", ms=3, color=COLORS["ours"], alpha=0.5)
-        axis.plot([ours.low, ours.high], [place, place], lw=2, color=COLORS["ours"])
-        axis.plot(ours.value, place, "o", ms=7, color=COLORS["ours"], label="here, 95 %" if place == 0 else None)
-        axis.plot(printed, place, "D", ms=6, color=COLORS["paper"], label="paper" if place == 0 else None)
+    _intervals(axis, ours, places, COLORS["ours"], "here, 95 %")
+    axis.plot(printed, places, "D", ms=6, color=COLORS["paper"], label="paper")
     axis.axvline(chance, color=COLORS["threshold"], ls="--", lw=1.4, label="chance")
-    axis.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+    axis.set_yticks(places, names)
     axis.set(xlabel=f"top-1 accuracy ({where})", xlim=(0, 1))
     axis.legend(loc="lower right")
     return figure
@@ -283,10 +291,7 @@ def looks(photographs: Sequence[tuple[str, np.ndarray]], maps: Mapping[str, Sequ
             axis.imshow(photograph.mean(2), cmap="gray", vmin=-120, vmax=300)
             axis.imshow(of_photographs[row], cmap="inferno", vmin=0, vmax=1, alpha=0.65)
     for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.grid(False)
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+        _bare(axis)
     for axis, name in zip(axes[0], ["photograph", *maps], strict=True):
         axis.set_title(name, fontsize=9)
     return figure
@@ -298,13 +303,13 @@ def localised(panels: Mapping[str, Sequence[tuple[str, Estimate]]], references: 
     rows = max(map(len, panels.values()))
     figure, axes = plt.subplots(1, len(panels), figsize=(FULL_WIDTH, 1.1 + 0.34 * rows), sharey=True)
     for axis, (title, measured) in zip(np.atleast_1d(axes), panels.items(), strict=True):
-        for place, (_, ours) in enumerate(reversed(measured)):
-            axis.plot([ours.low, ours.high], [place, place], lw=2, color=COLORS["ours"])
-            axis.plot(ours.value, place, "o", ms=7, color=COLORS["ours"])
+        names, ours = zip(*reversed(measured), strict=True)
+        places = np.arange(len(names))
+        _intervals(axis, ours, places, COLORS["ours"])
         if title in references:
             axis.axvline(references[title], color=COLORS["threshold"], ls="--", lw=1.4)
         axis.set(title=title, xlabel=n, xlim=(0, 1))
-        axis.set_yticks(range(len(measured)), [name for name, _ in reversed(measured)])
+        axis.set_yticks(places, names)
     return figure
 
 

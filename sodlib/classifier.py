@@ -46,7 +46,11 @@ class Classifier(CSNet):
         self._frozen: list[nn.Module] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.cls_layer(self.features(images)[0].mean((2, 3)))
+        return self.cls_layer(self.pooled(images))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """What the linear layer works on, `[B, C]`."""
+        return self.features(images)[0].mean((2, 3))
 
     def like(self, plan: ChannelPlan) -> Classifier:
         return Classifier(plan, self.classes, self.input_size)
@@ -95,7 +99,9 @@ def fit_probe(model: Classifier, train: tuple[Tensor, Tensor], validation: tuple
 
     `train`, `validation`: network inputs `[N, 3, S, S]` and classes `[N]`.
     """
-    features, held_out = (_pooled(model, images) for images, _ in (train, validation))
+    model.eval()
+    with torch.no_grad():
+        features, held_out = (torch.cat([model.pooled(x) for x in part.split(32)]) for part, _ in (train, validation))
     mean, deviation = features.mean(0), features.std(0).clamp_min(1e-12)
     best = (-1.0, 0.0)
     for penalty in PENALTIES:
@@ -122,13 +128,6 @@ def _minimise(layer: nn.Linear, features: Tensor, classes: Tensor, penalty: floa
         return value
 
     optimizer.step(loss)
-
-
-@torch.no_grad()
-def _pooled(model: Classifier, images: Tensor, batch: int = 32) -> Tensor:
-    """What the linear layer works on, `[N, C]`."""
-    model.eval()
-    return torch.cat([model.features(part)[0].mean((2, 3)) for part in images.split(batch)])
 
 
 @torch.inference_mode()

@@ -115,7 +115,7 @@ def make(run: Run, preset: str, root: Path | None, deadline: float, keeper: Any)
         place = Path(folder)
         turn, seconds, files = ray.get(keeper.begin.remote(run, preset, node, deadline))
         _unpack(files, place)
-        weights = not run.has_parent
+        weights = run.starts_others
         if is_recorded(run, preset, place, weights):
             # A worker was lost right after it delivered.
             return 0, ""

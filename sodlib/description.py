@@ -125,6 +125,16 @@ class Run:
     def has_parent(self) -> bool:
         return self.parent != self
 
+    @property
+    def chain(self) -> tuple[Run, ...]:
+        """What the run starts from, the first training first, and the run itself."""
+        return (*(self.parent.chain if self.has_parent else ()), self)
+
+    @property
+    def starts_others(self) -> bool:
+        """Whether other runs may start from its network: all but the pruned ones and the looks at a classifier."""
+        return not (self.pruning or self.activation_map)
+
     @staticmethod
     def described(description: Mapping[str, Any]) -> Run:
         """The run of a record's description. Raises SodlibError where this version does not know it."""

@@ -105,7 +105,9 @@ class Evidence:
         # Where one of the two is not recorded there is no pair.
         pairs = zip(self.of(first), self.of(second), strict=False)
         estimate = self._estimate([self._drawn(one)[measure] - self._drawn(other)[measure] for one, other in pairs])
-        trainings = {replace(run, pruning=None) for run in (first, second) if run.network != MEAN_MASK}
+        trainings = {
+            replace(run, pruning=None, activation_map="") for run in (first, second) if run.network != MEAN_MASK
+        }
         if len(self.seeds) > 1 or len(trainings) < 2:
             return estimate
         return replace(estimate, luck=self.luck.get(measure, np.nan))

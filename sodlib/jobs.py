@@ -89,16 +89,18 @@ def pending(declared: Collection[Declared], preset: str, place: Path) -> list[Ru
     missing = [entry for entry in declared if not is_recorded(entry.run, preset, place)]
     waiting: dict[Run, set[str]] = {}
     for entry in missing:
-        waiting.setdefault(entry.run, set()).update(entry.feeds)
-        if entry.run.has_parent and not is_recorded(entry.run.parent, preset, place, weights=True):
-            waiting.setdefault(entry.run.parent, set()).update(entry.feeds)
+        run = entry.run
+        waiting.setdefault(run, set()).update(entry.feeds)
+        while run.has_parent and not is_recorded(run.parent, preset, place, weights=True):
+            run = run.parent
+            waiting.setdefault(run, set()).update(entry.feeds)
 
     def rank(training: Run) -> tuple[int, int, float, str]:
-        items = set().union(*(feeds for run, feeds in waiting.items() if run.parent == training))
+        items = set().union(*(feeds for run, feeds in waiting.items() if run.chain[0] == training))
         return training.seed, -len(items), units(training, preset_named(preset)), training.key(preset)
 
-    ranks = {training: rank(training) for training in {run.parent for run in waiting}}
-    return sorted(waiting, key=lambda run: (ranks[run.parent], run.has_parent, run.key(preset)))
+    ranks = {training: rank(training) for training in {run.chain[0] for run in waiting}}
+    return sorted(waiting, key=lambda run: (ranks[run.chain[0]], len(run.chain), run.key(preset)))
 
 
 class Workers(Protocol):
@@ -203,7 +205,7 @@ def work(
             left = deadline - time.monotonic()
             while workers.free() and left > SHORTEST and (run := next(filter(ready, queue), None)):
                 queue.remove(run)
-                if is_recorded(run, preset, place, weights=not run.has_parent):
+                if is_recorded(run, preset, place, weights=run.starts_others):
                     total -= 1
                     continue
                 if elsewhere(run):

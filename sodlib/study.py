@@ -133,16 +133,11 @@ def _declare() -> Iterable[Declared]:
     yield from each((replace(run, pruning=REDUNDANT) for run in X1_5.values()), "Table 4")
 
 
-def _chain(run: Run) -> tuple[Run, ...]:
-    """What a run starts from, the first training first, and the run itself."""
-    return (*(_chain(run.parent) if run.has_parent else ()), run)
-
-
 def _merged(declared: Iterable[Declared]) -> tuple[Declared, ...]:
     """One entry a run, with all that it feeds. What a run starts from feeds what the run does."""
     feeds: dict[Run, dict[str, None]] = {}
     for entry in declared:
-        for run in _chain(entry.run):
+        for run in entry.run.chain:
             feeds.setdefault(run, {}).update(dict.fromkeys(entry.feeds))
     return tuple(Declared(run, tuple(items)) for run, items in feeds.items())
 

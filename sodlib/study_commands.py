@@ -132,7 +132,7 @@ def study_one(
         results, data, observer=watching, deadline=time.monotonic() + max(0, seconds - jobs.SHORTEST / 4)
     )
     try:
-        show(runs.obtain(run, preset.value, where, weights=not run.has_parent))
+        show(runs.obtain(run, preset.value, where, weights=run.starts_others))
     except Paused:
         raise typer.Exit(jobs.PAUSED) from None
     except SodlibError as error:

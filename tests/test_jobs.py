@@ -13,7 +13,7 @@ import torch
 from conftest import REPOSITORY
 
 import sodlib
-from sodlib import integrity, jobs, records, runs
+from sodlib import integrity, jobs, records, runs, study
 from sodlib.description import Pruning, Run
 from sodlib.jobs import PAUSED, work
 from sodlib.presets import PRESETS
@@ -73,6 +73,18 @@ def test_what_most_tables_wait_for_comes_first(tmp_path):
     assert jobs.pending(entries, "smoke", tmp_path) == expected, "the pruned run needs the network"
     record(tmp_path, pruned)
     assert common not in jobs.pending(entries, "smoke", tmp_path)
+
+
+def test_a_chain_is_made_from_its_first_lost_network(tmp_path):
+    """A look needs the classifier's network and that the saliency network's: records without either do not count."""
+    classifier = study.TRANSFERS["all"]
+    look = replace(classifier, activation_map="cam")
+    for run in classifier.chain:
+        record(tmp_path, run, weights=False)
+    workers = Instant(tmp_path)
+    outcome = work(declared((look, "Figure 9")), "smoke", tmp_path, workers, say=lambda _: None)
+    assert workers.started == [study.ALL_STAGES, classifier, look] == list(look.chain) and not outcome.left
+    assert jobs.pending(declared((look, "Figure 9")), "smoke", tmp_path) == []
 
 
 def test_the_queue_makes_each_run_once(tmp_path):

@@ -139,6 +139,14 @@ class CSNet(nn.Module):
                 ends.append(scales[0])
         return ends if self.oct_fuse is None else self.oct_fuse(ends)
 
+    def take_stages_of(self, network: CSNet) -> None:
+        """Take over the weights of every stage; fusion and prediction stay as they are. Raises SodlibError for a
+        network of another plan."""
+        if network.plan != self.plan:
+            raise SodlibError("the network has another channel plan; take the stages of one of the same plan")
+        stages = {name: value for name, value in network.state_dict().items() if name.startswith("stage")}
+        self.load_state_dict(stages, strict=False)
+
     def like(self, plan: ChannelPlan) -> CSNet:
         """A network of this kind from another plan, with random weights."""
         return CSNet(plan, self.input_size)

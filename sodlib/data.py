@@ -59,11 +59,8 @@ class SaliencySet:
         Another choice of images or another encoding of them changes it. Where the files lie does not, and
         neither do pixels changed within a file that keeps its length.
         """
-        digest = hashlib.sha256()
-        for image, mask in zip(self.images, self.masks, strict=True):
-            sizes = b"\0%d %d\n" % (image.stat().st_size, mask.stat().st_size)
-            digest.update(os.fsencode(image.stem) + sizes)
-        return digest.hexdigest()[:12]
+        pairs = zip(self.images, self.masks, strict=True)
+        return fingerprint((image.stem, (image, mask)) for image, mask in pairs)
 
     def subset(self, chosen: Iterable[int] | Iterable[str], name: str) -> "SaliencySet":
         """The chosen pairs as a set of their own, again sorted by stem; a choice made twice counts once.
@@ -80,6 +77,15 @@ class SaliencySet:
             indices.add(index)
         kept = sorted(indices)
         return SaliencySet(name, tuple(self.images[i] for i in kept), tuple(self.masks[i] for i in kept))
+
+
+def fingerprint(items: Iterable[tuple[str, tuple[Path, ...]]]) -> str:
+    """12 hexadecimal digits of SHA-256 over the names of these items and the sizes of each one's files."""
+    digest = hashlib.sha256()
+    for name, files in items:
+        sizes = " ".join(str(path.stat().st_size) for path in files)
+        digest.update(os.fsencode(name) + b"\0" + sizes.encode() + b"\n")
+    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)

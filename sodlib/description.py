@@ -11,7 +11,11 @@ from typing import Any
 from . import networks
 from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT
 from .errors import SodlibError
-from .presets import preset_named
+from .presets import Preset, preset_named
+
+#: The weight of standard decay that leaves every stage its channels in a short training: of the five weights of Figure
+#: 13, the one with the best validation score at standard decay.
+SHORT_WEIGHT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,17 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Classification:
-    """The network as a classifier of the classification set: `start` from the "saliency" network or from "random"
-    weights; `tuned`, one of `classifier.TUNED`: what is trained beside the linear layer, or "probe": the linear layer
-    alone, fitted to its optimum (`classifier.fit_probe`). Features that stay random get their batch norm statistics
-    from the training images."""
+    """The network as a classifier: `start` from the "saliency" network or from "random" weights; `tuned`, one of
+    `classifier.TUNED`: what is trained beside the linear layer, or "probe": the linear layer alone, fitted to its
+    optimum (`classifier.fit_probe`). Features that stay random get their batch norm statistics from the training
+    images.
+
+    `images`: the ten "classes" of the classification set; or, for a pre-training and as long as the preset wants that,
+    all "categories" of the labelled images, or the "folder" that the preset names."""
 
     start: str = "saliency"
     tuned: str = "all"
+    images: str = "classes"
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,12 @@ class Run:
     "written" flips only, and pruning with what follows takes the schedule's last steps. (Paper, section 6.1.)
 
     `images`: the part of the labelled images (`labels.part`) that the saliency network is trained on, by default the
-    preset's training set. A run with `classification` trains the classifier, always on "classes".
+    preset's training set. A run with `classification` trains the classifier, on images of its own.
 
     `network`: "csnet", "extractor" or "vanilla", whose channels follow from `width`, `split` and `stages`; the mean
     mask; or one of `networks.NAMES`, with standard decay and a backbone `pretrained` on ImageNet or not.
     `learning_rate`: instead of the preset's, for a network that needs another.
+    `pretraining`: the stages start from those of a classifier of these `Classification.images`. (Section 5.4.)
 
     `activation_map`, one of `activation_maps.METHODS`: nothing is trained; it says how well these maps of the
     classifier find the objects.
@@ -81,19 +90,26 @@ class Run:
     activation_map: str = ""
     pretrained: bool = False
     learning_rate: float | None = None
+    pretraining: str = ""
 
     def description(self, preset: str) -> dict[str, Any]:
         return {"run": asdict(self), "preset": asdict(preset_named(preset))}
 
     def key(self, preset: str) -> str:
         """A folder name that a person can read, ending in a hash of the whole description."""
-        description = {"run": _chosen(self), "preset": _chosen(preset_named(preset))}
+        settings = _chosen(preset_named(preset))
+        if not any(run.is_pretraining for run in self.chain):
+            # What the run has nothing to do with.
+            settings = {name: value for name, value in settings.items() if not name.startswith("pretraining")}
+        description = {"run": _chosen(self), "preset": settings}
         digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:6]
         network = f"{self.network}-x{self.width:g}-{self.split.replace('/', '-')}"
         if self.network in networks.NAMES:
             network = f"{self.network}-imagenet" if self.pretrained else self.network
         if self.stages != Run.stages:
             network += f"-stages-{self.stages}"
+        if self.pretraining:
+            network += f"-from-{self.pretraining}"
         weights = [self.decay_weight != Run.decay_weight and f"{self.decay_weight:g}",
                    self.dynamic_weight != Run.dynamic_weight and f"dynamic-{self.dynamic_weight:g}"]  # fmt: skip
         decay = "-".join([self.decay, *filter(None, weights)])
@@ -102,7 +118,8 @@ class Run:
         rate = [f"rate-{self.learning_rate:g}"] if self.learning_rate else []
         parts = [network, decay, *rate, *written, *images, preset, f"s{self.seed}"]
         if self.classification:
-            parts.append(f"{self.classification.start}-to-classes-{self.classification.tuned}")
+            how = self.classification
+            parts.append(f"{how.start}-to-{how.images}-{how.tuned}")
         if self.activation_map:
             parts.append(self.activation_map)
         if self.pruning:
@@ -111,15 +128,31 @@ class Run:
 
     @property
     def parent(self) -> Run:
-        """The run whose network this one starts from: before pruning, before it became a classifier, or the classifier
-        that is looked at. A training from random weights is its own parent."""
+        """The run whose network this one starts from: before pruning, before it became a classifier, the classifier
+        that is looked at, or the pre-training. A training from random weights is its own parent."""
         if self.activation_map:
             return replace(self, activation_map="")
         if self.pruning:
             return replace(self, pruning=None)
         if self.classification and self.classification.start == "saliency":
             return replace(self, classification=None)
+        if self.pretraining:
+            # Of a short training, the standard decay of a saliency network would leave no deep stages.
+            how = Classification("random", "all", self.pretraining)
+            return replace(self, pretraining="", decay="standard", decay_weight=SHORT_WEIGHT, classification=how)
         return self
+
+    def settings(self, preset: str) -> Preset:
+        """The preset as it is for this run: a pre-training takes steps of its own, in as many epochs."""
+        settings = preset_named(preset)
+        if not self.is_pretraining:
+            return settings
+        return replace(settings, steps_per_epoch=settings.pretraining_steps // settings.epochs)
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether it trains a classifier for a saliency network to start from."""
+        return self.classification is not None and self.classification.images != "classes"
 
     @property
     def has_parent(self) -> bool:

@@ -83,7 +83,7 @@ class Evidence:
 
     @property
     def _of_classifiers(self) -> bool:
-        return any(run.classification for run in self.records)
+        return any(run.classification and not run.is_pretraining for run in self.records)
 
     @property
     def where(self) -> str:

@@ -68,7 +68,8 @@ def _incomplete(record: Record) -> Iterator[str]:
             yield f"it says that its key is {record.data['key']}"
         if Run.described(record.data["run"]).key(record.data["preset"]["name"]) != record.key:
             yield "its name does not follow from its description"
-        yield from (f"no curves on {name}" for name in record.data["scores"] if not _has_curves(record, name))
+        if not Run.described(record.data["run"]).is_pretraining:
+            yield from (f"no curves on {name}" for name in record.data["scores"] if not _has_curves(record, name))
     except SodlibError as error:
         yield str(error)
     except (OSError, ValueError, KeyError, EOFError) as error:

@@ -41,6 +41,7 @@ def units(run: Run, preset: Preset) -> float:
     recalibration (of the network before pruning, since what is left is not known beforehand)."""
     if run.network == MEAN_MASK or run.activation_map or (run.classification and run.classification.tuned == "probe"):
         return 0.0
+    preset = run.settings(preset.name)
     steps_per_epoch = preset.steps_per_epoch or TRAINING_IMAGES[preset.train] // preset.batch
     steps = preset.after_steps if run.pruning else preset.epochs * steps_per_epoch
     only_forward = run.pruning and run.pruning.afterwards == "recalibrated"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import labels, networks
+from . import networks
 from .channels import ChannelPlan, plan_channels
 from .classifier import TUNED, Classifier, fit_probe
 from .csnet import CSNet
@@ -66,11 +66,13 @@ class Making:
         recipe = self._recipe()
         if run.recipe == "written":
             recipe = replace(recipe, last_step=self._steps() - settings.after_steps)
+        if run.pretraining:
+            model.take_stages_of(network)
         return self._train(model, recipe)
 
     def _classifier(self, plan: ChannelPlan, network: CSNet | None) -> Classifier:
-        how, train = self.run.classification, self.roles.train
-        model = Classifier(plan, len(labels.class_names(train)), self.settings.size).to(self.device)
+        how = self.run.classification
+        model = Classifier(plan, len(self.roles.classes), self.settings.size).to(self.device)
         if network is not None:
             model.take_features_of(network)
         elif how.tuned != "all":  # features that stay random

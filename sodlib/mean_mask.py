@@ -33,7 +33,7 @@ class MeanMask(nn.Module):
 
 def mean_mask(pixels: Pixels, size: int, batch: int = 64) -> MeanMask:
     """The mean of all masks of a set, each resized to a square of this side."""
-    total = torch.zeros(size, size, device=pixels.words.device)
+    total = torch.zeros(size, size, device=pixels.device)
     for start in range(0, len(pixels), batch):
         _, masks = pixels.squares(range(start, min(start + batch, len(pixels))), size)
         total += masks.sum((0, 1))

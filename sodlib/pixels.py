@@ -49,6 +49,19 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.sides)
 
+    @property
+    def device(self) -> torch.device:
+        return self.words.device
+
+    def sides_of(self, indices: np.ndarray) -> np.ndarray:
+        """Height and width `[B, 2]` of these images."""
+        return self.sides[indices]
+
+    def near(self, device: torch.device) -> Pixels:
+        """The pixels in the device's memory where they leave half of it free."""
+        fits = device.type == "cuda" and self.words.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+        return self.to(device) if fits else self
+
     def to(self, device: torch.device) -> Pixels:
         """The same pixels in the device's memory."""
         classes = None if self.classes is None else self.classes.to(device)
@@ -162,7 +175,7 @@ class Stream:
             return indices, np.zeros((len(indices), 4), int), flips
         crops = random.integers(CROP_RANGE, size=(len(indices), 4))
         crops[:, [1, 3]] += 1
-        crops *= np.repeat(self.pixels.sides[indices] >= SMALLEST_CROPPED_SIDE, 2, axis=1)
+        crops *= np.repeat(self.pixels.sides_of(indices) >= SMALLEST_CROPPED_SIDE, 2, axis=1)
         return indices, crops, random.integers(4, size=len(indices))[:, None] == [0, 1]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from . import labels
 from .data import BENCHMARKS, SaliencySet, available_sets, find_set
 from .errors import SodlibError
+from .folders import ClassFolder, find_folder
 
 #: Adam's steps times its rate in the published training: 1e-4 for 200 of 300 epochs of 439 steps, then a tenth, a
 #: hundredth. A shorter schedule raises the rate so that this product stays, and redundant gammas reach zero.
@@ -25,7 +26,9 @@ class Preset:
 
     `beta2` of Adam says how long the optimiser remembers the size of a gradient: 100 steps in the release, a small part
     of its 131,700. A schedule of a few hundred steps needs a shorter memory, or no gamma comes near zero in it.
-    `redundant`: channels whose gamma ends below are removed after training; 1e-20 in the paper."""
+    `redundant`: channels whose gamma ends below are removed after training; 1e-20 in the paper.
+    `pretraining`: the folder below the data root whose `train` and `val` hold photographs in one folder a class, by
+    default the classification set; `pretraining_steps` of the optimiser on it."""
 
     name: str
     train: str
@@ -41,10 +44,13 @@ class Preset:
     images: int | None = None
     beta2: float = 0.99
     redundant: float = 1e-20
+    pretraining: str = ""
+    pretraining_steps: int = 8
 
-    def load(self, name: str, root: Path | None) -> SaliencySet:
+    def load(self, name: str, root: Path | None) -> SaliencySet | ClassFolder:
         """A set at this preset's size: only its first `images` where that is set."""
-        saliency_set = find_set(name, root)
+        is_folder = self.pretraining and name.startswith(f"{self.pretraining}/")
+        saliency_set = find_folder(name, root) if is_folder else find_set(name, root)
         count = len(saliency_set) if self.images is None else min(self.images, len(saliency_set))
         return saliency_set.subset(range(count), saliency_set.name)
 
@@ -89,12 +95,14 @@ PRESETS = {
         Preset("smoke", *_EMBEDDED, size=64, batch=4, epochs=2, learning_rate=9e-3, after_steps=3,
                steps_per_epoch=4, follow="cutouts/test", images=16),
         Preset("brief", *_SMALL, ("ECSSD",), size=64, batch=8, epochs=8, learning_rate=2e-3, after_steps=50,
-               steps_per_epoch=125, follow="ECSSD/250", beta2=0.95, redundant=1e-3),
-        Preset("lite", *_SMALL, ("ECSSD",), size=112, batch=8, epochs=3, learning_rate=3e-3, after_steps=100),
+               steps_per_epoch=125, follow="ECSSD/250", beta2=0.95, redundant=1e-3, pretraining="imagenette",
+               pretraining_steps=4000),
+        Preset("lite", *_SMALL, ("ECSSD",), size=112, batch=8, epochs=3, learning_rate=3e-3, after_steps=100,
+               pretraining="imagenette", pretraining_steps=3000),
         Preset("fast", *_WHOLE, ("ECSSD",), size=224, batch=24, epochs=30, learning_rate=1e-3, after_steps=439,
-               follow="ECSSD"),
+               follow="ECSSD", pretraining="imagenette", pretraining_steps=15_000),
         Preset("paper", *_WHOLE, ("ECSSD",), size=224, batch=24, epochs=300, learning_rate=1e-4, after_steps=8780,
-               follow="ECSSD"),
+               follow="ECSSD", pretraining="imagenet", pretraining_steps=4_800_000),
         *TRIED,
     )
 }  # fmt: skip

@@ -6,7 +6,7 @@ import fcntl
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +20,7 @@ from .description import Run
 from .errors import SodlibError
 from .making import Making
 from .mean_mask import MEAN_MASK
-from .pixels import Pixels, open_pixels
-from .presets import Preset, preset_named
+from .presets import Preset
 from .progress import Observer, Silent
 from .records import Record
 from .roles import Roles, opened, roles_of
@@ -90,10 +89,8 @@ def obtain(run: Run, preset: str, where: Surroundings, weights: bool = False) ->
     the work of the first one alone. Afterwards it has no others any more.
     """
     distributed.join()
-    if distributed.joined() and (run.images or run.classification):
-        raise SodlibError(f"{run.key(preset)} is trained on labelled images, in one process; start it without torchrun")
     if distributed.part()[0] > 0:
-        _assist(preset_named(preset), where)
+        _assist({one.key(preset): one for one in run.chain}, preset, where)
         distributed.leave()
         raise SystemExit
     try:
@@ -105,11 +102,14 @@ def obtain(run: Run, preset: str, where: Surroundings, weights: bool = False) ->
     return record
 
 
-def _assist(settings: Preset, where: Surroundings) -> None:
+def _assist(chain: Mapping[str, Run], preset: str, where: Surroundings) -> None:
     while training := distributed.hear():
-        model, recipe, optimizer = training
+        key, model, recipe, optimizer = training
+        run = chain[key]
+        settings = run.settings(preset)
+        roles = roles_of(run, settings, where.root)
         with _memory_named(f"process {distributed.part()[0]}"):
-            pixels = _near(open_pixels(settings.load(settings.train, where.root)), _device())
+            pixels = opened(settings.load(roles.train, where.root), run, roles, where.root).near(_device())
             assist(model.to(_device()), pixels, recipe, optimizer)
 
 
@@ -122,7 +122,7 @@ def _obtain(run: Run, preset: str, where: Surroundings, weights: bool) -> Record
 
     if record := found():
         return record
-    settings = preset_named(preset)
+    settings = run.settings(preset)
     # An unknown network is refused before a folder is made for it.
     if run.network in networks.NAMES:
         if run.decay != "standard":
@@ -157,7 +157,8 @@ def _make(
         # Its speed tells nothing about runs in one process.
         circumstances["hardware"] += f", {distributed.part()[1]} processes"
     checkpoint = Checkpoint(checkpoint_file(where.place, key), saved=where.saved)
-    pixels = {name: _near(opened(sets[name], run, where.root), device) for name in roles.names[: -len(roles.tests)]}
+    watched = roles.names[: -len(roles.tests)]
+    pixels = {name: opened(sets[name], run, roles, where.root).near(device) for name in watched}
     making = Making(run, settings, roles, pixels, checkpoint, device, where.observer, where.deadline)
     model, history = making.made(parent and parent.model())
     started = time.monotonic()
@@ -166,9 +167,13 @@ def _make(
     scores = {}
     for name in roles.tests:
         if run.activation_map:
-            scores[name], of_images = localised(model, name, opened(sets[name], run, where.root), run.activation_map)
+            images = opened(sets[name], run, roles, where.root)
+            scores[name], of_images = localised(model, name, images, run.activation_map)
         elif run.classification:
-            scores[name], of_images = classified(model, name, _near(opened(sets[name], run, where.root), device))
+            images = opened(sets[name], run, roles, where.root).near(device)
+            scores[name], of_images = classified(model, name, images)
+            if run.is_pretraining:  # the logits of ImageNet's images would be 100 MB
+                of_images = {}
         else:
             scores[name], of_images = scored(model, sets[name])
         arrays |= of_images
@@ -192,13 +197,6 @@ def _make(
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _near(pixels: Pixels, device: torch.device) -> Pixels:
-    """The pixels in the device's memory where they leave half of it free."""
-    if device.type == "cuda" and pixels.words.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-        return pixels.to(device)
-    return pixels
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from .cost import count_macs, count_parameters
 from .csnet import CSNet
 from .data import SaliencySet
 from .features import channel_deviation, gamma_vectors
+from .folders import FolderPixels
 from .mean_mask import MeanMask
 from .metrics import evaluate_all
 from .pixels import Pixels
@@ -50,10 +51,11 @@ def scored(model: nn.Module, images: SaliencySet) -> Scored:
     return records.summarise(by_protocol), arrays
 
 
-def classified(model: Classifier, name: str, pixels: Pixels) -> Scored:
+def classified(model: Classifier, name: str, pixels: Pixels | FolderPixels) -> Scored:
     """Accuracy on the set of this name for the record; logits and classes of every image for its arrays."""
-    inputs, _ = pixels.squares(range(len(pixels)), model.input_size)
-    logits, classes = class_logits(model, inputs).cpu().numpy(), pixels.classes.cpu().numpy()
+    parts = torch.arange(len(pixels)).split(256)  # ImageNet's do not fit into memory at once
+    by_part = [class_logits(model, pixels.squares(part.numpy(), model.input_size)[0]) for part in parts]
+    logits, classes = torch.cat(by_part).cpu().numpy(), pixels.classes.cpu().numpy()
     right = int((logits.argmax(1) == classes).sum())
     arrays = {f"logits/{name}": logits.astype(np.float16), f"classes/{name}": classes.astype(np.uint8)}
     return {"top1": {"images": len(classes), "right": right, "accuracy": right / len(classes)}}, arrays

@@ -66,8 +66,6 @@ def study_list(
             continue
         left = [missing[entry.run] for entry in entries if entry.run in missing]
         typer.echo(f"{item:12} {len(entries) - len(left):8}  {len(left):7}  {_about(sum(left)) if left else '':>17}")
-    if not words:
-        typer.echo(f"No run is declared yet for {', '.join(study.UNDECLARED)}.")
     time_left = f"; {_about(sum(missing.values()))} of work left on {records.hardware()}" if missing else ""
     typer.echo(f"{len(chosen) - len(missing)} of {len(chosen)} runs are recorded at {preset.value}{time_left}")
 

@@ -116,13 +116,13 @@ def train(
     if state:
         model.load_state_dict(state["model"])
     if distributed.joined():
-        distributed.tell((copy.deepcopy(model).cpu(), recipe, state["optimizer"] if state else {}))
+        distributed.tell((name, copy.deepcopy(model).cpu(), recipe, state["optimizer"] if state else {}))
     with _engine(model, recipe) as engine:
         if state:
             engine.restore(state["optimizer"])
             torch.set_rng_state(state["random"])
             step, history, before = state["step"], state["history"], state["seconds"]
-            losses = list(state["losses"].to(pixels.words.device))
+            losses = list(state["losses"].to(pixels.device))
         started = time.monotonic()
 
         def keep() -> None:
@@ -182,7 +182,7 @@ def train(
 def assist(model: nn.Module, pixels: Pixels, recipe: Recipe, optimizer: dict[str, dict[str, Tensor]]) -> None:
     """Take this process's part of every batch in the training of the first process, until it ends or pauses.
 
-    `distributed.hear` gives network, recipe and the optimiser's state (empty for a new training).
+    `distributed.hear` gives the run's name, network, recipe and the optimiser's state (empty for a new training).
     """
     stream = _share(pixels, recipe)
     with _engine(model, recipe) as engine:

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import sodlib
-from sodlib import distributed, octconv, records, runs
+from sodlib import distributed, octconv, records, roles, runs
+from sodlib.classifier import Classifier
 from sodlib.csnet import CSNet
 from sodlib.data import find_set
 from sodlib.decay import DECAYS
@@ -31,7 +32,8 @@ from sodlib.training import Recipe, assist, seed_everything, train
 from sodlib.unfinished import Checkpoint, Paused
 
 RECIPE = Recipe(epochs=1, steps_per_epoch=2, size=32, batch=4, learning_rate=3e-3)
-TINY = replace(PRESETS["smoke"], epochs=1, steps_per_epoch=1, batch=4, images=18, size=32, follow=None)
+TINY = replace(PRESETS["smoke"], epochs=1, steps_per_epoch=1, batch=4, images=18, size=32, follow=None,
+               pretraining_steps=1)  # fmt: skip
 #: Rounding of 1e-16, amplified by two steps. Statistics of a process's own part would differ by more than 1e-3.
 TOLERANCE = {"rtol": 1e-7, "atol": 1e-7}
 
@@ -54,6 +56,7 @@ def made(tmp_path_factory):
     assert code == 0, complaints
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CSNet, "forward", CSNet.forward)
+        patch.setattr(Classifier, "pooled", Classifier.pooled)
         patch.setitem(PRESETS, "smoke", TINY)
         try:
             make(folder / "one")
@@ -63,10 +66,12 @@ def made(tmp_path_factory):
 
 
 def make(folder):
-    """The layer alone, a training by every decay, a record; in this process, and in those that it is joined with."""
+    """The layer alone, a training by every decay, the records of a pre-training and of what starts from it; in this
+    process, and in those that it is joined with."""
     torch.set_default_dtype(torch.float64)
-    forward = CSNet.forward
+    forward, pooled = CSNet.forward, Classifier.pooled
     CSNet.forward = lambda self, x: forward(self, x.double()).float()
+    Classifier.pooled = lambda self, x: pooled(self, x.double())
     rank = distributed.part()[0]
     torch.save(layer(), folder / f"layer{rank}")
     pixels = open_pixels(find_set("cutouts/train").subset(range(8), "eight"))
@@ -74,7 +79,7 @@ def make(folder):
         if rank > 0:
             # A training of its own by the first process, and one that goes on after a pause.
             for _ in range(2 if decay == "dynamic" else 1):
-                model, recipe, optimizer = distributed.hear()
+                _, model, recipe, optimizer = distributed.hear()
                 assist(model, pixels, recipe, optimizer)
             continue
         seed_everything(0)
@@ -88,7 +93,7 @@ def make(folder):
         history = train(model, pixels, pixels, recipe, checkpoint=checkpoint)
         assert not any("norm_activation" in vars(module) for module in model.modules())
         torch.save((model.state_dict(), history), folder / decay)
-    runs.obtain(Run(), "smoke", runs.Surroundings(folder / "results", observer=Lines()))
+    runs.obtain(Run(pretraining="folder"), "smoke", runs.Surroundings(folder / "results", observer=Lines()))
 
 
 def layer():
@@ -128,17 +133,21 @@ def test_a_training_of_two_processes(made, decay):
     assert_same_history(history, other)
 
 
-def test_two_processes_make_one_record(made):
+def test_two_processes_make_the_records_of_one(made, monkeypatch):
+    """A pre-training, and the training that starts from it."""
     folder, printed = made
-    (two, one), lines = (folder / name / "results" for name in ("two", "one")), printed.splitlines()
-    (first,), (second,) = records.every(one), records.every(two)
-    # The name and the only epoch, said once.
-    assert len(lines) == 2 and lines[0] == first.key == second.key and lines[1].startswith("epoch 1/1")
-    assert not list(two.glob(".unfinished/*.pt"))
-    assert second.data["hardware"] == first.data["hardware"] + ", 2 processes"
-    weights = (load_file(record.folder / "weights.safetensors") for record in (second, first))
-    torch.testing.assert_close(*weights, **TOLERANCE)
-    assert_same_history(first.data["history"], second.data["history"])
+    monkeypatch.setitem(PRESETS, "smoke", TINY)
+    chain = [run.key("smoke") for run in Run(pretraining="folder").chain]
+    # Each one's name and its only epoch, said once.
+    lines = printed.splitlines()
+    assert lines[::2] == chain and len(lines) == 4 and all(line.startswith("epoch 1/1") for line in lines[1::2])
+    assert not list((folder / "two").glob("results/.unfinished/*.pt"))
+    for key in chain:
+        first, second = (records.find(key, folder / name / "results") for name in ("one", "two"))
+        assert second.data["hardware"] == first.data["hardware"] + ", 2 processes"
+        weights = (load_file(record.folder / "weights.safetensors") for record in (second, first))
+        torch.testing.assert_close(*weights, **TOLERANCE)
+        assert_same_history(first.data["history"], second.data["history"])
 
 
 def assert_same_history(first, second):
@@ -179,6 +188,6 @@ if __name__ == "__main__":
         from sodlib.__main__ import main
 
         if os.environ["RANK"] == "1":
-            runs.open_pixels = lose
+            roles.open_pixels = lose
         sys.argv = ["sodlib", "train", "--preset", "smoke", "--results", folder]
         main()

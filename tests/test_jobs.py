@@ -13,11 +13,11 @@ import torch
 from conftest import REPOSITORY
 
 import sodlib
-from sodlib import integrity, jobs, records, runs, study
+from sodlib import integrity, jobs, networks, records, runs, study
 from sodlib.description import Pruning, Run
 from sodlib.jobs import PAUSED, work
 from sodlib.presets import PRESETS
-from sodlib.study import STUDY, UNDECLARED, Declared, by_item, choose
+from sodlib.study import STUDY, Declared, by_item, choose
 from sodlib.unfinished import Checkpoint
 
 PRUNING = Pruning(parameters=100_000)
@@ -156,7 +156,9 @@ def test_the_study_is_declared_whole():
     assert len([run for run in seed_0["Table 9"] if run.pruning]) == 4
     assert len(seed_0["Table 11"]) == 10
     assert len([run for run in seed_0["Figure 13"] if run.pruning]) == 10
-    assert not set(UNDECLARED) & set(items) and list(items)[:2] == ["Algorithm 1", "Figure 1"]
+    assert {run.network for run in seed_0["Table 7"]} >= {"mean-mask", *networks.NAMES}
+    assert {run.pretraining for run in seed_0["Figure 11"] if run.pruning} == {"", "folder", "categories"}
+    assert list(items)[:2] == ["Algorithm 1", "Figure 1"]
 
 
 def test_runs_are_chosen_by_item_or_key():

@@ -81,6 +81,9 @@ class _Sides:
     def __len__(self):
         return len(self.sides)
 
+    def sides_of(self, indices):
+        return self.sides[indices]
+
 
 def test_a_batch_depends_on_seed_and_step_alone():
     pixels = packed(random_pairs([(64, 70)] * 7))

@@ -17,8 +17,8 @@ help:  ## list the targets
 reproduce: $(installed)  ## run every notebook; PRESET=smoke|lite|fast|paper, DATA=folder, FRESH=1
 	$(bin)/python -m sodlib reproduce $(if $(PRESET),--preset $(PRESET)) $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh)
 
-test: $(installed) lint  ## check the style, then run all tests
-	$(bin)/python -m pytest
+test: $(installed) lint  ## check the style, then run all tests, as many files at once as there are cores
+	$(bin)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(installed)
 	$(bin)/ruff check .

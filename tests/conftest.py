@@ -9,6 +9,9 @@ from pathlib import Path
 # differ by 2e-4 there, though the arithmetic is the same. The oracle was made with AVX2.
 os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
 os.environ.pop("SODLIB_DATA", None)
+# Of several processes that test at once, each takes its share of the cores, and so do those that it starts.
+if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
 
 import numpy as np
 import pytest
@@ -16,6 +19,11 @@ import pytest
 import sodlib
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items):
+    """The notebooks first: they take longest, and other files fill the time beside them."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
 
 
 @pytest.fixture(scope="session")

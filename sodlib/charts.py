@@ -240,7 +240,10 @@ def left_out(panels: Mapping[str, Sensitivity]) -> Figure:
                 color = "white" if abs(value) > 0.6 * limit else COLORS["text"]
                 axis.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7.5, color=color)
                 if name == tested:
-                    axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, lw=1.8, ec=COLORS["text"]))
+                    frame = Rectangle(
+                        (column - 0.5, row - 0.5), 1, 1, fill=False, lw=1.8, ec=COLORS["text"], clip_on=False
+                    )
+                    axis.add_patch(frame)
         columns = [f"{name}\n{count}" for name, count in zip(panel.columns, panel.images, strict=True)]
         axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
         axis.set_yticks(range(len(panel.rows)), panel.rows, fontsize=8)

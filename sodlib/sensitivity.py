@@ -39,6 +39,12 @@ class Sensitivity:
         own = np.array([[row == column for column in self.columns] for row in self.rows])
         return float(self.change[own].mean()), float(self.change[~own].mean())
 
+    def lowest(self) -> tuple[int, int]:
+        """Of how many networks the category that was left out, where it is tested, loses most; and of how many."""
+        rows = [row for row, name in enumerate(self.rows) if name in self.columns]
+        worst = [self.columns[self.change[row].argmin()] for row in rows]
+        return sum(self.rows[row] == name for row, name in zip(rows, worst, strict=True)), len(rows)
+
     def less(self, control: Sensitivity) -> Sensitivity:
         """What is left of the changes beyond those of a control, draw by draw."""
         return Sensitivity(self.draws - control.draws, self.rows, self.columns, self.images)

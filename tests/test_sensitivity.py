@@ -41,6 +41,12 @@ def test_means_tell_own_from_others():
     assert made(np.ones((6, 6)) - 3 * np.eye(6)).means() == pytest.approx((-2, 1))
 
 
+def test_the_category_that_loses_most():
+    change = np.zeros((6, 6))
+    change[0, 0], change[1, 2], change[3, 3], change[3, 4] = -1, -1, -2, -3
+    assert made(change - 0.1 * np.eye(6)[::-1]).lowest() == (1, 6)
+
+
 def test_a_control_is_taken_off_draw_by_draw():
     change = made(-1.0 * np.eye(6), noise=0.5)
     assert change.less(change).own() == (0, 0, 0)

@@ -21,6 +21,7 @@ from . import (
     metrics,
     prediction,
     pruning,
+    published,
     records,
     runs,
     study_commands,
@@ -122,12 +123,21 @@ def evaluate(
         ProtocolName, typer.Option(help="The paper's protocol or PySODMetrics'.")
     ] = ProtocolName.released,
     size: Annotated[int | None, typer.Option(help="Input size; the network's own by default.")] = None,
+    record: Annotated[
+        str | None, typer.Option(help="Keep the scores under this name in results/published, for page 08.")
+    ] = None,
     data: Root = None,
+    results: Results = records.RESULTS,
 ) -> None:
     """Score a network or a folder of maps: max F-measure and MAE with 95 % bootstrap intervals."""
     folder = Path(model)
     maps = folder if folder.is_dir() else checkpoints.load(model)
     chosen = sets.find_set(dataset, data)
+    if record:
+        if folder.is_dir() or size:
+            raise SodlibError("a record is of a network at its own input size; leave out --size, and name no folder")
+        study_commands.show(published.measure(maps, record, chosen, results))
+        return
     result = metrics.evaluate(maps, chosen, protocol.value, size)
     draws = metrics.bootstrap(result)
     typer.echo(f"{chosen.name}, {result['images']} images, protocol {protocol.value}")

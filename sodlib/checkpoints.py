@@ -21,6 +21,7 @@ from .channels import ChannelPlan
 from .classifier import Classifier
 from .csnet import CSNet
 from .errors import SodlibError
+from .u2net import U2NetP
 
 #: Networks that ship with the project, one file a name.
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -47,7 +48,8 @@ def save(model: nn.Module, path: str | Path) -> None:
 
 
 def load(name_or_path: str | Path) -> nn.Module:
-    """A network in evaluation mode, from a file of `save` or by the name of one that ships with the project.
+    """A network in evaluation mode, from a file of `save`, by the name of one that ships with the project, or U2Net-p
+    from its .onnx file.
 
     Raises SodlibError for an unknown name or a file that `save` did not write.
     """
@@ -57,6 +59,8 @@ def load(name_or_path: str | Path) -> nn.Module:
         if not path.exists():
             known = ", ".join(sorted(file.stem for file in MODELS.glob("*.safetensors"))) or "none"
             raise SodlibError(f"unknown model {str(name_or_path)!r}; shipped: {known}; or give a .safetensors file")
+    if path.suffix == ".onnx":
+        return U2NetP(path).eval()
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

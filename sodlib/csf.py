@@ -63,10 +63,10 @@ class DilatedGroup(nn.Module):
             nn.Conv2d(channels, count, 3, padding=dilation, dilation=dilation, bias=False)
             for count, dilation in zip(by_dilation(channels), DILATIONS, strict=True)
         )
-        self.norm_activation = GroupNormActivation(channels)
+        self.activate = GroupNormActivation(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm_activation(torch.cat([conv(x) for conv in self.convs], 1))
+        return self.activate(torch.cat([conv(x) for conv in self.convs], 1))
 
 
 class CSF(nn.Module):

@@ -28,6 +28,9 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "HKU-IS": ("hkuis", "hku"),
     "SOD": ("sod",),
 }
+#: Images of the whole benchmarks. A folder may hold a part of one.
+WHOLE = {"DUTS-TR": 10_553, "DUTS-TE": 5019, "ECSSD": 1000, "PASCAL-S": 850, "DUT-OMRON": 5168, "HKU-IS": 4447,
+         "SOD": 300}  # fmt: skip
 EMBEDDED_SETS = ("cutouts/train", "cutouts/validation", "cutouts/test")
 _EMBEDDED_ROOT = Path(__file__).resolve().parent.parent / "data"
 

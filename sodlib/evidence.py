@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from .data import WHOLE
 from .description import Run
 from .errors import SodlibError
 from .mean_mask import MEAN_MASK
@@ -60,13 +61,14 @@ class Estimate:
 class Evidence:
     """The records that an item of the paper, such as "Table 6", is shown from: all of one preset, and for every run
     the same seeds, or none. Runs are named by their description at seed 0. `luck`: `seed_luck` by measure, of runs of
-    this preset that have several seeds."""
+    this preset that have several seeds. `tested`: another test set than the one that the preset asks for."""
 
     item: str
     preset: Preset
     seeds: tuple[int, ...]
     records: Mapping[Run, tuple[Record, ...]]
     luck: Mapping[str, float] = field(default_factory=dict)
+    tested: str = ""
 
     def of(self, run: Run) -> tuple[Record, ...]:
         """The records of a run, one a seed, or none. Raises SodlibError where the item has no such run."""
@@ -79,7 +81,15 @@ class Evidence:
         """The set that the numbers are from: the first that the preset asks for, or that of the classifiers."""
         if self._of_classifiers:
             return self.preset.part("classes-test")
-        return self.preset.tests[0]
+        return self.tested or self.preset.tests[0]
+
+    def on(self, test_set: str) -> Evidence:
+        """The same records on another test set; none of a run that was not scored on it."""
+        found = {
+            run: several if all(test_set in record.data["scores"] for record in several) else ()
+            for run, several in self.records.items()
+        }
+        return replace(self, records=found, tested=test_set)
 
     @property
     def _of_classifiers(self) -> bool:
@@ -88,7 +98,8 @@ class Evidence:
     @property
     def where(self) -> str:
         """Test set and number of images, for an axis."""
-        return f"{self.test_set}, n = {self.images:,}"
+        whole = WHOLE.get(self.test_set, self.images)
+        return f"{self.test_set}, n = {self.images:,}" + (f" of {whole:,}" if self.images < whole else "")
 
     @cached_property
     def images(self) -> int:
@@ -132,6 +143,15 @@ class Evidence:
     def validation(self, run: Run, measure: str = "max_f") -> float:
         """The mean over the seeds on the validation split after the last epoch, on squares of the input size."""
         return _mean(record.data["history"][-1][f"validation_{measure}"] for record in self.of(run))
+
+    def chosen(self, runs: Sequence[Run]) -> Run:
+        """Of several ways to train a network, the one with the best max F-measure on the validation split; the first
+        where none is recorded."""
+        return max((run for run in runs if self.of(run)), key=self.validation, default=runs[0])
+
+    def by_epoch(self, run: Run, measure: str) -> np.ndarray:
+        """An entry of the histories such as "validation_mae", `[seeds, epochs]`."""
+        return np.array([[entry[measure] for entry in record.data["history"]] for record in self.of(run)])
 
     def table(self, runs: Mapping[Any, Run], printed: pd.DataFrame | None = None) -> pd.DataFrame:
         """A row a run, by name: parameters in thousands, the paper's MACC and the convolutions' MACs in 10^9 for one
@@ -266,6 +286,12 @@ def same_sign(printed: float | None, ours: Estimate) -> str:
     if not printed or ours.sign not in ("higher", "lower"):
         return ours.sign
     return "as in the paper" if (ours.value > 0) == (printed > 0) else "opposite"
+
+
+def epochs_to(by_seed: np.ndarray, level: float) -> float:
+    """After how many epochs the mean of `[seeds, epochs]` is at a level or below; NaN where it never is."""
+    below = np.flatnonzero(by_seed.mean(0) <= level)
+    return float(below[0] + 1) if len(below) else np.nan
 
 
 def shown(value: float, form: str) -> str:

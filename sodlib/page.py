@@ -17,13 +17,13 @@ from . import labels, plots, runs, study
 from .data import data_root, find_set, read_image, read_pair
 from .errors import SodlibError
 from .evidence import MEASURES, Evidence
+from .gallery import PHOTOS
 from .presets import preset_named
 from .progress import observer
 from .records import REPOSITORY, RESULTS
 
 #: The item whose runs say how much a seed matters.
 LUCK = "Section 3.2"
-PHOTOS = REPOSITORY / "data" / "photos"
 
 
 class Page:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from . import distributed, networks, records
+from . import distributed, gallery, networks, records
 from .channels import plan_channels
 from .data import SaliencySet
 from .description import Run
@@ -177,6 +177,8 @@ def _make(
         else:
             scores[name], of_images = scored(model, sets[name])
         arrays |= of_images
+    if not run.classification:
+        arrays["maps"] = gallery.maps(model)
     data = {
         "key": key,
         **run.description(settings.name),

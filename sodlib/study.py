@@ -78,6 +78,22 @@ COMPARED = {name: tuple(replace(OTHER, network=name, learning_rate=rate) for rat
 #: Figure 11: a larger network from random weights, and with its backbone from ImageNet.
 MIDDLE = "csf-efficientnet-lite0"
 IMAGENET = tuple(replace(run, pretrained=True) for run in COMPARED[MIDDLE])
+#: Table 7's rows that can be trained: by the paper's name, the ways of which the validation split chooses one.
+TABLE_7 = {
+    "CSNet×1-L": (replace(Run(), pruning=REDUNDANT),),
+    "CSNet×1.5-L": (replace(STARTS[""], pruning=REDUNDANT),),
+    "CSNet×1.5-L ImageNet": (replace(STARTS["folder"], pruning=REDUNDANT),),
+    "CSNet×2-L": (replace(X2, pruning=REDUNDANT),),
+    "CSF+R": COMPARED["csf-resnet50"],
+    "CSF+R2": COMPARED["csf-res2net50"],
+    "Eff.Net": COMPARED["efficientnet"],
+    "Sf.Netv2": COMPARED["shufflenetv2"],
+    "ENet": COMPARED["enet"],
+    "CGNet": COMPARED["cgnet"],
+    "DABNet": COMPARED["dabnet"],
+    "ESPNetv2": COMPARED["espnetv2"],
+    "BiseNet": COMPARED["bisenet"],
+}
 
 
 def _declare() -> Iterable[Declared]:
@@ -106,9 +122,10 @@ def _declare() -> Iterable[Declared]:
     yield from each([Run(network="vanilla"), *pruned(Run(), REDUNDANT), *pruned(X2, REDUNDANT)], "Table 6")
 
     # Table 7 and Figures 1 and 12: the networks of this paper and those that it is compared with.
-    learned = [replace(run, pruning=REDUNDANT) for run in (Run(), *STARTS.values(), X2)]
-    others = [*(run for several in COMPARED.values() for run in several), *IMAGENET]
-    yield from each([CENTRE, *learned, *others], "Table 7", "Figure 1", "Figure 12", seeds=SEEDS[:1])
+    rows = [run for several in TABLE_7.values() for run in several]
+    categories = replace(STARTS["categories"], pruning=REDUNDANT)
+    yield from each([CENTRE, *rows, categories, *COMPARED[MIDDLE], *IMAGENET], "Table 7", "Figure 1", "Figure 12",
+                    seeds=SEEDS[:1])  # fmt: skip
 
     # Table 9: pruning by the filters' norm and by their geometric median, at one size.
     filters = [Pruning(criterion, parameters=FILTER_SIZE) for criterion in ("l1", "geometric-median")]

@@ -1,0 +1,77 @@
+"""The figures that compare networks: how fast they converge, and what they score for their size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .plots import COLORS, FULL_WIDTH, PALETTE
+
+#: The same start has the same colour in every panel.
+_STARTS = {"from scratch": COLORS["paper"], "ImageNet": COLORS["ours"]}
+
+
+def convergence(panels: Mapping[str, Mapping[str, np.ndarray]], measured: str) -> Figure:
+    """A measure over the epochs, a panel a network, a colour a start: a thin line a seed `[seeds, epochs]`, a thick one
+    their mean (paper, Figure 11)."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(FULL_WIDTH, 3.4), sharey=True)
+    others = iter(PALETTE)
+    for axis, (title, starts) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for start, by_seed in starts.items():
+            color = _STARTS.get(start) or next(others)
+            epochs = np.arange(1, by_seed.shape[1] + 1)
+            if len(by_seed) > 1:
+                axis.plot(epochs, by_seed.T, lw=0.7, alpha=0.6, color=color)
+            axis.plot(epochs, by_seed.mean(0), "o-", ms=4, lw=2, color=color, label=start)
+        axis.set(title=title, xlabel="epoch")
+        axis.legend(title="start")
+    np.atleast_1d(axes)[0].set_ylabel(measured)
+    return figure
+
+
+def pareto(sizes: Sequence[float], scores: Sequence[float]) -> list[int]:
+    """The indices of those that no other beats with as few parameters or fewer, the smallest first."""
+    order = sorted(range(len(sizes)), key=lambda index: (sizes[index], -scores[index]))
+    front: list[int] = []
+    for index in order:
+        if not front or scores[index] > scores[front[-1]]:
+            front.append(index)
+    return front
+
+
+def sizes_and_scores(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """Max F-measure against parameters, a panel a kind of evidence, a colour and a mark a layer, with the Pareto front
+    of each panel's first layers (paper, Figure 1). Numbers of one layer come from one evaluator.
+
+    A layer has the columns parameters_k and max_f, with low and high where there are intervals; its index names the
+    points. Without a score a network is a tick on the axis.
+    """
+    figure, axes = plt.subplots(len(panels), 1, figsize=(FULL_WIDTH, 4.2 * len(panels)))
+    for axis, (title, layers) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for (name, layer), color, mark in zip(layers.items(), PALETTE, "os^Dv", strict=False):
+            _layer(axis, layer, name, color, mark)
+        axis.set(xscale="log", xlabel="parameters (K)", ylabel="max F", title=title)
+        axis.margins(x=0.08, y=0.12)
+        axis.legend(loc="lower right")
+    return figure
+
+
+def _layer(axis: Axes, layer: pd.DataFrame, name: str, color: str, mark: str) -> None:
+    scored = layer.dropna(subset=["parameters_k", "max_f"])
+    x, y = scored["parameters_k"].to_numpy(), scored["max_f"].to_numpy()
+    if "low" in scored and len(scored):
+        errors = np.abs(scored[["low", "high"]].to_numpy() - y[:, None]).T
+        axis.errorbar(x, y, errors, fmt="none", lw=1, capsize=2, color=color)
+    axis.plot(x, y, mark, ms=5, color=color, label=name, ls="none")
+    front = pareto(x, y)
+    axis.plot(x[front], y[front], lw=0.9, ls=":", color=color)
+    for label, across, up in zip(scored.index, x, y, strict=True):
+        axis.annotate(label, (across, up), xytext=(4, 3), textcoords="offset points", fontsize=7.5, color=color)
+    for label, across in layer[layer["max_f"].isna()]["parameters_k"].dropna().items():
+        axis.annotate(label, (across, 0), xycoords=("data", "axes fraction"), xytext=(0, 4), fontsize=7.5, color=color,
+                      textcoords="offset points", rotation=90, ha="center", va="bottom")  # fmt: skip

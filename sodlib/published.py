@@ -1,0 +1,49 @@
+"""Networks with their authors' weights, scored by the protocol of this project: `results/published/<name>/`.
+
+The weights themselves are not ours to publish; the scores and the maps of the embedded photographs are kept.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from torch import nn
+
+from . import gallery, records
+from .cost import count_macs, count_parameters
+from .data import SaliencySet
+from .records import RESULTS, Record
+from .scoring import scored
+from .u2net import U2NetP
+
+FOLDER = "published"
+
+
+def measure(model: nn.Module, name: str, images: SaliencySet, place: Path = RESULTS) -> Record:
+    """Score the network on a set and write that into the record of this name, beside the sets that it has already."""
+    folder, started = place / FOLDER, time.monotonic()
+    before = records.find(name, folder)
+    data = before.data if before else {"scores": {}, "images": {}, "fingerprints": {}}
+    scores, arrays = scored(model, images)
+    if isinstance(model, U2NetP):
+        parameters, macs = model.size
+        cost = {"parameters": parameters, "macs": {"conv": macs, "paper": None}, "input_size": model.input_size}
+    else:
+        cost = {"parameters": count_parameters(model), "macs": count_macs(model), "input_size": model.input_size}
+    data = {
+        "key": name,
+        **cost,
+        "scores": data["scores"] | {images.name: scores},
+        "images": data["images"] | {images.name: len(images)},
+        "fingerprints": data["fingerprints"] | {images.name: images.fingerprint},
+        "evaluation_seconds": time.monotonic() - started,
+        **records.circumstances(),
+    }
+    arrays = (before.arrays if before else {}) | arrays | {"maps": gallery.maps(model)}
+    return records.write(folder, name, data, arrays)
+
+
+def every(place: Path = RESULTS) -> dict[str, Record]:
+    """The records of such networks by name."""
+    return {record.key: record for record in records.every(place / FOLDER)}

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .plots import COLORS, FULL_WIDTH, PALETTE
 
@@ -29,6 +30,7 @@ def convergence(panels: Mapping[str, Mapping[str, np.ndarray]], measured: str) -
                 axis.plot(epochs, by_seed.T, lw=0.7, alpha=0.6, color=color)
             axis.plot(epochs, by_seed.mean(0), "o-", ms=4, lw=2, color=color, label=start)
         axis.set(title=title, xlabel="epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(title="start")
     np.atleast_1d(axes)[0].set_ylabel(measured)
     return figure

@@ -43,7 +43,7 @@ class ResizingGOctConv(GOctConv):
 
     def _resized(self, x: Tensor, i: int, j: int, size: torch.Size) -> Tensor:
         x = _resize(x, size) if i < j else x
-        y = self.convolution(x, self.block(i, j))
+        y = self.convolution(x, self.block(i, j), padding=0)
         return _resize(y, size) if i > j else y
 
 

@@ -10,6 +10,7 @@ from sodlib.backbones import BACKBONES
 from sodlib.baselines import BASELINES
 from sodlib.checkpoints import load, save
 from sodlib.description import Run
+from sodlib.engine import SPEEDS, Engine
 from sodlib.errors import SodlibError
 from sodlib.jobs import units
 from sodlib.presets import PRESETS
@@ -27,6 +28,19 @@ def test_a_network_is_kept(name, tmp_path):
     again, images = load(tmp_path / "network.safetensors"), torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert again.input_size == 64 and torch.equal(again(images), network(images))
+
+
+@pytest.mark.parametrize("name", ["enet", "csf-efficientnet-lite0"])
+def test_the_fast_step_is_the_plain_one(name):
+    """What the engine puts in the place of CSNet's parts fits those that the other networks share."""
+    images, masks = torch.randn(2, 3, 64, 64), torch.rand(2, 1, 64, 64).round()
+    losses = []
+    for speed in SPEEDS:
+        torch.manual_seed(0)
+        with Engine(networks.build(name, 64), "standard", 5e-4, 0.0, speed) as engine:
+            torch.manual_seed(1)  # ENet drops features out
+            losses.append([engine.step(images, masks, 1e-4) for _ in range(2)])
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-3)
 
 
 def test_a_network_becomes_a_record(tmp_path):

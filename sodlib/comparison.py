@@ -72,13 +72,13 @@ def trained(item: Evidence, sets: Sequence[str]) -> pd.DataFrame:
             }
         row["remark", ""] = NOTES.get(name, "")
         rows[name] = row
-    return pd.DataFrame(rows.values(), index=list(rows))
+    return _paired(rows)
 
 
 def scored(records: Mapping[str, Record], sets: Sequence[str]) -> pd.DataFrame:
     """Networks with their authors' weights, scored here (`published.measure`)."""
-    rows = []
-    for record in records.values():
+    rows = {}
+    for name, record in records.items():
         row: dict[tuple[str, str], Any] = {
             ("size", "parameters (K)"): record.data["parameters"] / 1e3,
             ("size", "input"): record.data["input_size"],
@@ -92,13 +92,19 @@ def scored(records: Mapping[str, Record], sets: Sequence[str]) -> pd.DataFrame:
                 (test_set, "95 %"): f"{low:.3f} to {high:.3f}" if scores else "",
                 (test_set, "MAE"): scores["mae"] if scores else np.nan,
             }
-        rows.append(row)
-    return pd.DataFrame(rows, index=list(records))
+        rows[name] = row
+    return _paired(rows)
 
 
 def literature() -> pd.DataFrame:
     """Later light-weight detectors, with what their authors say of them on ECSSD and where."""
     return pd.read_csv(REPOSITORY / "data" / "literature" / "peers.csv", index_col="network")
+
+
+def _paired(rows: Mapping[str, Mapping[tuple[str, str], Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows.values(), index=list(rows))
+    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    return table
 
 
 def _paper_name(test_set: str) -> str:

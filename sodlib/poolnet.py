@@ -59,7 +59,8 @@ class FeatureAggregation(nn.Module):
 
 
 class PoolNet(nn.Module):
-    """Input and output as for CSNet. Of four poolings of the backbone the last is replaced by dilation."""
+    """Input and output as for CSNet, of sides of at least 128. Of four poolings of the backbone the last is replaced by
+    dilation."""
 
     def __init__(self, input_size: int = 224) -> None:
         super().__init__()

@@ -194,12 +194,14 @@ def gallery(
 ) -> Figure:
     """A column a photograph: itself, its ground truth where there is one, and every network's saliency map."""
     titles = ["photograph", "ground truth", *maps]
-    figure, axes = plt.subplots(len(titles), len(photographs), figsize=(FULL_WIDTH, 1.25 * len(titles)), squeeze=False)
+    height = min(1.25, 0.85 * FULL_WIDTH / len(photographs)) * len(titles)
+    figure, axes = plt.subplots(len(titles), len(photographs), figsize=(FULL_WIDTH, height), squeeze=False)
     for column, (_, photograph, truth) in enumerate(photographs):
         shown = [photograph, truth, *(results[column] for results in maps.values())]
         for row, picture in enumerate(shown):
             axis = axes[row, column]
             _bare(axis)
+            axis.spines[:].set(visible=True, color=COLORS["faint"], lw=0.5)  # a white map is seen on white paper
             if picture is None:
                 axis.text(0.5, 0.5, "none", ha="center", va="center", color=COLORS["paper"], transform=axis.transAxes)
             elif picture.ndim == 3:

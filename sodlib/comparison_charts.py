@@ -10,11 +10,15 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from .plots import COLORS, FULL_WIDTH, PALETTE
 
 #: The same start has the same colour in every panel.
 _STARTS = {"from scratch": COLORS["paper"], "ImageNet": COLORS["ours"]}
+
+#: Where the label of a point may stand, in points across and up.
+_BESIDE = tuple((across, up) for up in (3, -3, 14, -14) for across in (5, -5))
 
 
 def convergence(panels: Mapping[str, Mapping[str, np.ndarray]], measured: str) -> Figure:
@@ -53,14 +57,34 @@ def sizes_and_scores(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure
     A layer has the columns parameters_k and max_f, with low and high where there are intervals; its index names the
     points. Without a score a network is a tick on the axis.
     """
-    figure, axes = plt.subplots(len(panels), 1, figsize=(FULL_WIDTH, 4.2 * len(panels)))
+    figure, axes = plt.subplots(len(panels), 1, figsize=(FULL_WIDTH, 4.8 * len(panels)))
     for axis, (title, layers) in zip(np.atleast_1d(axes), panels.items(), strict=True):
         for (name, layer), color, mark in zip(layers.items(), PALETTE, "os^Dv", strict=False):
             _layer(axis, layer, name, color, mark)
         axis.set(xscale="log", xlabel="parameters (K)", ylabel="max F", title=title)
         axis.margins(x=0.08, y=0.12)
-        axis.legend(loc="lower right")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    figure.draw_without_rendering()
+    for axis in np.atleast_1d(axes):
+        _part_labels(axis)
     return figure
+
+
+def _part_labels(axis: Axes) -> None:
+    """Move each label to the first place beside its point where it covers no other label and no point, and stays inside
+    the axes; above and to the right where there is none."""
+    labels = sorted((text for text in axis.texts if not text.get_rotation()), key=lambda text: -text.xy[1])
+    points = axis.transData.transform([text.xy for text in labels]) if labels else []
+    taken = [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for x, y in points]
+    for text in labels:
+        for across, up in (*_BESIDE, _BESIDE[0]):
+            text.set(ha="left" if across > 0 else "right", va="bottom" if up > 0 else "top")
+            text.xyann = across, up
+            box = text.get_window_extent()
+            inside = axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
 
 
 def _layer(axis: Axes, layer: pd.DataFrame, name: str, color: str, mark: str) -> None:

@@ -28,7 +28,7 @@ from . import (
 )
 from . import data as sets
 from .decay import DECAYS
-from .description import Run
+from .description import PRETRAININGS, Run
 from .errors import SodlibError
 from .layouts import IMAGE_SUFFIXES
 from .pixels import Stream, open_pixels
@@ -46,6 +46,7 @@ app.add_typer(study_commands.app, name="study")
 app.add_typer(data_app, name="data")
 
 DecayName = StrEnum("DecayName", {name: name for name in DECAYS})
+PretrainingName = StrEnum("PretrainingName", {name: name for name in PRETRAININGS})
 CriterionName = StrEnum("CriterionName", {name: name for name in pruning.CRITERIA})
 ProtocolName = StrEnum("ProtocolName", {name: name for name in metrics.PROTOCOLS})
 
@@ -82,12 +83,16 @@ def train(
     stages: Annotated[str, typer.Option(help="Stages that the fusion takes.")] = "2-4",
     network: Annotated[str, typer.Option(help="csnet, extractor or vanilla.")] = "csnet",
     decay: Annotated[DecayName, typer.Option(help="Weight decay.")] = DecayName.dynamic,
+    pretraining: Annotated[
+        PretrainingName | None, typer.Option(help="Start from a classifier of the preset's folder, or of categories.")
+    ] = None,
     seed: int = 0,
     data: Root = None,
     results: Results = records.RESULTS,
 ) -> None:
     """Train a network and write its record; a run that is already recorded is shown."""
-    run = Run(network=network, width=width, split=split, stages=stages, decay=decay.value, seed=seed)
+    start = pretraining.value if pretraining else ""
+    run = Run(network, width, split, stages, decay.value, seed=seed, pretraining=start)
     show(runs.obtain(run, preset.value, runs.Surroundings(results, data, observer=observer())))
 
 

@@ -16,6 +16,9 @@ from .presets import Preset, preset_named
 #: The weight of standard decay that leaves every stage its channels in a short training: of the five weights of Figure
 #: 13, the one with the best validation score at standard decay.
 SHORT_WEIGHT = 1e-3
+#: The images that a pre-training classifies: those of the "folder" that the preset names, or the labelled images by
+#: their "categories".
+PRETRAININGS = ("folder", "categories")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,7 @@ class Classification:
     optimum (`classifier.fit_probe`). Features that stay random get their batch norm statistics from the training
     images.
 
-    `images`: the ten "classes" of the classification set; or, for a pre-training and as long as the preset wants that,
-    all "categories" of the labelled images, or the "folder" that the preset names."""
+    `images`: the ten "classes" of the classification set; or, for a pre-training, one of PRETRAININGS."""
 
     start: str = "saliency"
     tuned: str = "all"
@@ -69,7 +71,7 @@ class Run:
     `network`: "csnet", "extractor" or "vanilla", whose channels follow from `width`, `split` and `stages`; the mean
     mask; or one of `networks.NAMES`, with standard decay and a backbone `pretrained` on ImageNet or not.
     `learning_rate`: instead of the preset's, for a network that needs another.
-    `pretraining`: the stages start from those of a classifier of these `Classification.images`. (Section 5.4.)
+    `pretraining`, one of PRETRAININGS: the stages start from those of a classifier of these images. (Section 5.4.)
 
     `activation_map`, one of `activation_maps.METHODS`: nothing is trained; it says how well these maps of the
     classifier find the objects.

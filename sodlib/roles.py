@@ -8,7 +8,8 @@ from pathlib import Path
 
 from . import labels
 from .data import SaliencySet, find_set
-from .description import Run
+from .description import PRETRAININGS, Run
+from .errors import SodlibError
 from .folders import ClassFolder, FolderPixels, find_folder
 from .pixels import Pixels, open_pixels
 from .presets import Preset
@@ -43,6 +44,8 @@ def roles_of(run: Run, settings: Preset, root: Path | None) -> Roles:
 
 
 def _of_classifier(images: str, settings: Preset, root: Path | None) -> Roles:
+    if images not in ("classes", *PRETRAININGS):
+        raise SodlibError(f"unknown images {images!r} for a classifier; choose one of {', '.join(PRETRAININGS)}")
     if images == "folder" and settings.pretraining:
         train, test = (f"{settings.pretraining}/{part}" for part in ("train", "val"))
         return Roles(train, test, None, (test,), find_folder(train, root).class_names)

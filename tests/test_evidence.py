@@ -146,7 +146,7 @@ def test_signs(printed, value, low, high, expected):
 
 def test_a_caption_says_what_the_numbers_are_from():
     one = evidence([Recorded()])
-    assert one.caption == "preset brief (1,000 steps of 8 at 64 × 64); ECSSD, n = 60; seed 0"
+    assert one.caption == "preset brief (1,000 steps of 8 at 64 × 64); ECSSD, n = 60 of 1,000; seed 0"
     two = evidence([Recorded(), Recorded(1)], seeds=(0, 1))
     assert two.caption.endswith("mean of seeds 0, 1")
     text = provenance([one, two])

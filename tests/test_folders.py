@@ -85,3 +85,8 @@ def test_mistakes_are_told_in_one_sentence(root):
         pixels.sides_of(np.array([0]))
     with pytest.raises(SodlibError, match=r"0\.png cannot be read as an image"):
         pixels.squares([0], 16)
+
+
+def test_unknown_images_are_refused(tmp_path):
+    with pytest.raises(SodlibError, match="unknown images 'boats' for a classifier; choose one of folder, categories"):
+        runs.obtain(Run(pretraining="boats"), "smoke", runs.Surroundings(tmp_path))

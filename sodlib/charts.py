@@ -201,7 +201,8 @@ def gallery(
         for row, picture in enumerate(shown):
             axis = axes[row, column]
             _bare(axis)
-            axis.spines[:].set(visible=True, color=COLORS["faint"], lw=0.5)  # a white map is seen on white paper
+            if picture is not None:  # a frame, so that a white map is seen on white paper
+                axis.spines[:].set(visible=True, color=COLORS["faint"], lw=0.5)
             if picture is None:
                 axis.text(0.5, 0.5, "none", ha="center", va="center", color=COLORS["paper"], transform=axis.transAxes)
             elif picture.ndim == 3:

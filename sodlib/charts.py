@@ -201,14 +201,12 @@ def gallery(
         for row, picture in enumerate(shown):
             axis = axes[row, column]
             _bare(axis)
-            if picture is not None:  # a frame, so that a white map is seen on white paper
-                axis.spines[:].set(visible=True, color=COLORS["faint"], lw=0.5)
             if picture is None:
                 axis.text(0.5, 0.5, "none", ha="center", va="center", color=COLORS["paper"], transform=axis.transAxes)
-            elif picture.ndim == 3:
-                axis.imshow(picture)
-            else:
-                axis.imshow(picture / (255 if picture.dtype == np.uint8 else 1), **SALIENCY)
+            else:  # with a frame, so that a white map is seen on white paper
+                axis.spines[:].set(visible=True, color=COLORS["faint"], lw=0.5)
+                levels = 255 if picture.dtype == np.uint8 else 1
+                axis.imshow(picture) if picture.ndim == 3 else axis.imshow(picture / levels, **SALIENCY)
             if column == 0:
                 axis.set_ylabel(titles[row], rotation=0, ha="right", va="center")
     return figure

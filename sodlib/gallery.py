@@ -25,16 +25,16 @@ def photographs() -> tuple[Photograph, ...]:
     """(name, uint8 `[H, W, 3]`, ground truth uint8 `[H, W]` or None): the whole photographs, which have none, and the
     first test image of every category of the embedded set, which have."""
     whole = [(path.stem, read_image(path), None) for path in sorted(PHOTOS.glob("*.jpg"))]
-    cutouts, shown = find_set("cutouts/test"), labels.words("cutouts")
-    first = {shown[stem]: index for index, stem in reversed(list(enumerate(cutouts.stems)))}
-    return (*whole, *((f"{name}, cut out", *read_pair(cutouts, first[name])) for name in sorted(first)))
+    cutouts = find_set("cutouts/test")
+    first = labels.first_of_each(cutouts.stems, labels.words("cutouts"))
+    return (*whole, *((f"{name}, cut out", *read_pair(cutouts, index)) for name, index in first.items()))
 
 
 @torch.inference_mode()
 def maps(model: nn.Module) -> np.ndarray:
     """The network's maps of all of them at its input size, uint8 `[N, S, S]`."""
     size = getattr(model, "input_size", DEFAULT_SIZE)
-    device = next(model.parameters(), torch.empty(0)).device
+    device = next(model.parameters()).device
     inputs = (to_input(image, size)[None].to(device) for _, image, _ in photographs())
     return np.stack([quantise(torch.sigmoid(model.eval()(x))[0, 0].cpu().numpy()) for x in inputs])
 

@@ -11,7 +11,7 @@ import csv
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -47,6 +47,14 @@ def categories(set_name: str) -> dict[str, str]:
     if base == "cutouts":
         return {Path(row["file"]).stem: _CUTOUTS[row["category"]] for row in _rows("cutouts/labels.csv")}
     raise SodlibError(f"{set_name} has no category labels; sets with labels: DUTS-TR, ECSSD, cutouts/*")
+
+
+def first_of_each(stems: Sequence[str], by_stem: Mapping[str, str]) -> dict[str, int]:
+    """The index of the first image of every label, the labels in alphabetical order."""
+    first: dict[str, int] = {}
+    for index, stem in enumerate(stems):
+        first.setdefault(by_stem[stem], index)
+    return dict(sorted(first.items()))
 
 
 def words(set_name: str) -> dict[str, str]:

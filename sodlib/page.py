@@ -145,12 +145,10 @@ class Page:
         images = find_set(labels.set_name("DUTS-TR" if self.data else "cutouts", f"{part}-test"), self.data)
         by_stem = (labels.classes if part == "classes" else labels.categories)(images.name)
         titles = labels.words(images.name) if not self.data else by_stem
-        first: dict[str, int] = {}
-        for index, stem in enumerate(images.stems):
-            first.setdefault(by_stem[stem], index)
+        first = labels.first_of_each(images.stems, by_stem)
         return [
-            (titles[images.stems[first[name]]], read_pair(images, first[name])[0])
-            for name in sorted(first)
+            (titles[images.stems[index]], read_pair(images, index)[0])
+            for name, index in first.items()
             if name != "other"
         ]
 

@@ -45,7 +45,7 @@ def predict_batch(model: nn.Module, images: Sequence[np.ndarray], size: int | No
     size = getattr(model, "input_size", DEFAULT_SIZE) if size is None else size
     if size < 1:
         raise SodlibError(f"the input size {size} is not positive; leave it out for the network's own")
-    device = next(model.parameters(), torch.empty(0)).device
+    device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     with torch.inference_mode():

@@ -26,14 +26,11 @@ def measure(model: nn.Module, name: str, images: SaliencySet, place: Path = RESU
     before = records.find(name, folder)
     data = before.data if before else {"scores": {}, "images": {}, "fingerprints": {}}
     scores, arrays = scored(model, images)
-    if isinstance(model, U2NetP):
-        parameters, macs = model.size
-        cost = {"parameters": parameters, "macs": {"conv": macs, "paper": None}, "input_size": model.input_size}
-    else:
-        cost = {"parameters": count_parameters(model), "macs": count_macs(model), "input_size": model.input_size}
     data = {
         "key": name,
-        **cost,
+        "parameters": count_parameters(model),
+        "macs": {"conv": model.macs, "paper": None} if isinstance(model, U2NetP) else count_macs(model),
+        "input_size": model.input_size,
         "scores": data["scores"] | {images.name: scores},
         "images": data["images"] | {images.name: len(images)},
         "fingerprints": data["fingerprints"] | {images.name: images.fingerprint},

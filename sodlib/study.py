@@ -11,7 +11,7 @@ from typing import Any
 from . import networks, records
 from .activation_maps import METHODS
 from .classifier import TUNED
-from .description import SHORT_WEIGHT, Classification, Pruning, Run
+from .description import PRETRAININGS, SHORT_WEIGHT, Classification, Pruning, Run
 from .errors import SodlibError
 from .labels import CATEGORIES
 from .mean_mask import MEAN_MASK
@@ -68,8 +68,8 @@ X1_5 = {
     "saliency": Run(width=1.5, images="classes"),
     "classification": Run(width=1.5, images="classes", classification=Classification("random", "all")),
 }
-#: Section 5.4: the widest network of this section, from scratch and from two pre-trainings.
-STARTS = {"": Run(width=1.5), **{images: Run(width=1.5, pretraining=images) for images in ("folder", "categories")}}
+#: Section 5.4: one network from scratch and from each pre-training.
+STARTS = {images: Run(width=1.5, pretraining=images) for images in ("", *PRETRAININGS)}
 #: The other networks of Table 7 have the weight decay of the released CSF, and learning rates of which the validation
 #: split chooses one for each: the preset's, and one for networks that need a lower one.
 OTHER = Run(decay="standard", decay_weight=5e-4)

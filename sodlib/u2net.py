@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SodlibError
-from .images import MEAN, STANDARD_DEVIATION
+from .images import MEAN, STANDARD_DEVIATION, normalise
 
 
 class U2NetP(nn.Module):
@@ -38,6 +38,8 @@ class U2NetP(nn.Module):
             self._session = onnxruntime.InferenceSession(path, options)
         except Exception as error:  # both packages raise errors of many kinds
             raise SodlibError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from error
+        weights = map(onnx.numpy_helper.to_array, self._graph.initializer)
+        self.weights = nn.ParameterList(nn.Parameter(torch.tensor(value), requires_grad=False) for value in weights)
         self._values = (*self._graph.value_info, *self._graph.output)
         self._input = self._session.get_inputs()[0].name
 
@@ -45,17 +47,16 @@ class U2NetP(nn.Module):
         deviation, mean = (torch.tensor(values).view(3, 1, 1) for values in (STANDARD_DEVIATION, MEAN))
         colours = images * deviation + mean
         brightest = colours.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
-        prepared = ((colours / brightest - mean) / deviation).contiguous()
+        prepared = normalise(colours / brightest).contiguous()
         found = [torch.from_numpy(self._session.run(None, {self._input: one[None].numpy()})[0]) for one in prepared]
         maps = torch.cat(found)
         least, most = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
         return torch.logit((maps - least) / (most - least).clamp_min(1e-6))
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Its parameters, batch norm folded into the convolutions, and the MACs of these for one image."""
+    def macs(self) -> int:
+        """The MACs of its convolutions, of which batch norm is a part, for one image."""
         shapes = {value.name: [side.dim_value for side in value.type.tensor_type.shape.dim] for value in self._values}
         weights = {tensor.name: math.prod(tensor.dims) for tensor in self._graph.initializer}
         convolutions = [node for node in self._graph.node if node.op_type == "Conv"]
-        macs = sum(math.prod(shapes[node.output[0]][2:]) * weights[node.input[1]] for node in convolutions)
-        return sum(weights.values()), macs
+        return sum(math.prod(shapes[node.output[0]][2:]) * weights[node.input[1]] for node in convolutions)

@@ -41,7 +41,7 @@ def tried(place: Path = records.RESULTS) -> pd.DataFrame:
                 "images/s": last["images_per_second"],
                 "hardware": record.data["hardware"],
             }
-        kept = [name for name in ("brief", "lite", "fast") if _same(PRESETS[name], preset)]
+        kept = [name for name in ("brief", "lite") if _same(PRESETS[name], preset)]
         rows.append(row | {"kept as": "".join(kept)})
     return pd.DataFrame(rows)
 

@@ -98,7 +98,7 @@ PRESETS = {
                pretraining_steps=4000),
         Preset("lite", *_SMALL, ("ECSSD",), size=112, batch=8, epochs=3, learning_rate=3e-3, after_steps=100,
                pretraining="imagenette", pretraining_steps=3000),
-        Preset("fast", *_WHOLE, ("ECSSD",), size=224, batch=24, epochs=50, learning_rate=6e-4, after_steps=439,
+        Preset("fast", *_WHOLE, ("ECSSD",), size=224, batch=24, epochs=20, learning_rate=1.5e-3, after_steps=439,
                follow="ECSSD/250", pretraining="imagenette", pretraining_steps=15_000),
         Preset("paper", *_WHOLE, ("ECSSD",), size=224, batch=24, epochs=300, learning_rate=1e-4, after_steps=8780,
                follow="ECSSD", pretraining="imagenet", pretraining_steps=4_800_000),

@@ -156,7 +156,7 @@ def _make(
     if distributed.joined():
         # Its speed tells nothing about runs in one process.
         circumstances["hardware"] += f", {distributed.part()[1]} processes"
-    checkpoint = Checkpoint(checkpoint_file(where.place, key), saved=where.saved)
+    checkpoint = Checkpoint(checkpoint_file(where.place, key), where.saved, circumstances["hardware"])
     watched = roles.names[: -len(roles.tests)]
     pixels = {name: opened(sets[name], run, roles, where.root).near(device) for name in watched}
     making = Making(run, settings, roles, pixels, checkpoint, device, where.observer, where.deadline)
@@ -190,6 +190,7 @@ def _make(
         "seconds": sum(entry["seconds"] + entry.get("scoring_seconds", 0) for entry in history),
         "evaluation_seconds": time.monotonic() - started,
         **circumstances,
+        "hardware": ", then ".join(checkpoint.made_on),
     }
     untrained = run.activation_map or run.network == MEAN_MASK
     record = records.write(where.place, key, data, arrays, None if untrained else model)

@@ -24,11 +24,13 @@ class Paused(Exception):
 class Checkpoint:
     """The state of one training in one file, which is replaced whole or not at all.
 
-    `saved` is called with the file after each write.
+    `saved` is called with the file after each write. `hardware` is that of this process; `made_on` names all on which
+    the state was made, the first one first.
     """
 
-    def __init__(self, path: Path, saved: Callable[[Path], None] = lambda _: None) -> None:
+    def __init__(self, path: Path, saved: Callable[[Path], None] = lambda _: None, hardware: str = "") -> None:
         self.path, self.saved = path, saved
+        self.made_on = [hardware] if hardware else []
         self._written = time.monotonic()
 
     def due(self) -> bool:
@@ -38,7 +40,9 @@ class Checkpoint:
     def read(self) -> dict[str, Any] | None:
         """The latest state, or None. Raises SodlibError where the file is damaged."""
         try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            self.made_on = list(dict.fromkeys([*state.pop("made on", []), *self.made_on]))
+            return state
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -47,7 +51,7 @@ class Checkpoint:
     def write(self, state: dict[str, Any]) -> None:
         """Keep this state instead of the last. Raises SodlibError where it cannot be written; the last one stays."""
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save({**state, "made on": self.made_on}, buffer)
         self.put(buffer.getvalue())
 
     def put(self, content: bytes) -> None:

@@ -132,6 +132,17 @@ def recorded(place):
     return sorted(path.name for path in place.iterdir() if not path.name.startswith("."))
 
 
+def test_a_checkpoint_knows_all_hardware_that_made_it(tmp_path):
+    path = tmp_path / "run.pt"
+    Checkpoint(path, hardware="a GPU").write({"step": 1})
+    second = Checkpoint(path, hardware="a processor")
+    assert second.read() == {"step": 1} and second.made_on == ["a GPU", "a processor"]
+    second.write({"step": 2})
+    third = Checkpoint(path, hardware="a GPU")
+    third.read()
+    assert third.made_on == ["a GPU", "a processor"]
+
+
 def test_a_run_becomes_a_record_once(tmp_path, tiny):
     run = Run(decay="standard", pruning=Pruning(parameters=100_000))
     record = runs.obtain(run, "smoke", Surroundings(tmp_path))

@@ -64,10 +64,10 @@ def trained(item: Evidence, sets: Sequence[str]) -> pd.DataFrame:
             there = item.on(test_set)
             score = there.score(run)
             row |= {
-                (test_set, "max F, paper"): _printed(printed, name, (_paper_name(test_set), "max_f")),
+                (test_set, "max F, paper"): _printed(printed, name, (paper_name(test_set), "max_f")),
                 (test_set, "max F"): score.value,
                 (test_set, "95 %"): score.span,
-                (test_set, "MAE, paper"): _printed(printed, name, (_paper_name(test_set), "mae")),
+                (test_set, "MAE, paper"): _printed(printed, name, (paper_name(test_set), "mae")),
                 (test_set, "MAE"): there.score(run, "mae").value,
             }
         row["remark", ""] = NOTES.get(name, "")
@@ -107,7 +107,8 @@ def _paired(rows: Mapping[str, Mapping[tuple[str, str], Any]]) -> pd.DataFrame:
     return table
 
 
-def _paper_name(test_set: str) -> str:
+def paper_name(test_set: str) -> str:
+    """The name of one of our sets in the paper's Table 7; of another, itself."""
     return next((name for name, ours in SETS.items() if ours == test_set), test_set)
 
 

@@ -98,6 +98,9 @@ def _layer(axis: Axes, layer: pd.DataFrame, name: str, color: str, mark: str) ->
     axis.plot(x[front], y[front], lw=0.9, ls=":", color=color)
     for label, across, up in zip(scored.index, x, y, strict=True):
         axis.annotate(label, (across, up), xytext=(4, 3), textcoords="offset points", fontsize=7.5, color=color)
-    for label, across in layer[layer["max_f"].isna()]["parameters_k"].dropna().items():
-        axis.annotate(label, (across, 0), xycoords=("data", "axes fraction"), xytext=(0, 4), fontsize=7.5, color=color,
+    before, up = 0.0, 4
+    for label, across in layer[layer["max_f"].isna()]["parameters_k"].dropna().sort_values().items():
+        up = up + 42 if across < 1.3 * before else 4  # above its neighbour's
+        axis.annotate(label, (across, 0), xycoords=("data", "axes fraction"), xytext=(0, up), fontsize=7.5, color=color,
                       textcoords="offset points", rotation=90, ha="center", va="bottom")  # fmt: skip
+        before = across

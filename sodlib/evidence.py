@@ -165,7 +165,9 @@ class Evidence:
             data = [record.data for record in self.of(run)]
             row = {
                 ("parameters_k", "ours"): _mean(entry["parameters"] / 1e3 for entry in data),
-                ("macc_g", "ours"): _mean(entry["macs"]["paper"] / 1e9 for entry in data),
+                ("macc_g", "ours"): _mean(
+                    entry["macs"]["paper"] / 1e9 for entry in data if entry["macs"]["paper"] is not None
+                ),
                 ("convolution_g", "ours"): _mean(entry["macs"]["conv"] / 1e9 for entry in data),
             }
             for measure in MEASURES:

@@ -40,19 +40,20 @@ def maps(model: nn.Module) -> np.ndarray:
 
 
 def beside(
-    networks: Mapping[str, Record], reference: str, benchmark: SaliencySet | None = None, count: int = 5
+    networks: Mapping[str, Record], reference: Record, benchmark: SaliencySet | None = None, count: int = 5
 ) -> tuple[list[Photograph], dict[str, list[np.ndarray]]]:
     """The photographs of Figure 12 and the maps that these networks make of them, by name, at the photographs' size.
 
-    By a rule and not by hand: of the images with ground truth those at which the error (MAE) of the network `reference`
-    stands at equal steps of its ranking, the best first, the worst last; before them the first three whole photographs.
-    With a `benchmark` the images are its own, and networks whose weights are not at hand are left out.
+    By a rule and not by hand: of the images with ground truth those at which the error (MAE) of the network of
+    `reference` stands at equal steps of its ranking, the best first, the worst last; before them the first three whole
+    photographs. Networks whose record keeps no maps are left out. With a `benchmark` the images are its own, and
+    networks whose weights are not at hand are left out.
     """
     if benchmark is None:
         shown = photographs()
         whole = [index for index, (_, _, truth) in enumerate(shown) if truth is None][:3]
         judged = [index for index, (_, _, truth) in enumerate(shown) if truth is not None]
-        mistakes = [_error(networks[reference].arrays["maps"][index], shown[index][2]) for index in judged]
+        mistakes = [_error(reference.arrays["maps"][index], shown[index][2]) for index in judged]
         chosen = [*whole, *(judged[place] for place in _steps(mistakes, count))]
         by_network = {
             name: [_sized(record.arrays["maps"][index], shown[index][1]) for index in chosen]
@@ -60,7 +61,7 @@ def beside(
             if "maps" in record.arrays
         }
         return [shown[index] for index in chosen], by_network
-    mistakes = networks[reference].by_image(benchmark.name)["per_image"]["mae"]
+    mistakes = reference.by_image(benchmark.name)["per_image"]["mae"]
     chosen = _steps(mistakes, count + 3)
     shown = [(benchmark.stems[index], *read_pair(benchmark, index)) for index in chosen]
     by_network = {

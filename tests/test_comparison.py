@@ -105,7 +105,8 @@ def test_maps_are_chosen_by_the_rank_of_the_error():
     # Grey everywhere but for a share of black images: each error is known.
     maps = np.stack([np.full((8, 8), 0 if truth is None else 255 * (index % 2), np.uint8)
                      for index, truth in enumerate(truths)])  # fmt: skip
-    chosen, by_network = gallery.beside({"one": Kept(maps=maps), "none": Kept()}, "one")
+    one = Kept(maps=maps)
+    chosen, by_network = gallery.beside({"one": one, "none": Kept()}, one)
     assert list(by_network) == ["one"] and len(chosen) == len(by_network["one"]) == 8
     assert [truth is None for _, _, truth in chosen] == [True] * 3 + [False] * 5
     errors = [np.abs(map_.astype(float) - truth).mean() for (_, _, truth), map_ in

@@ -37,6 +37,7 @@ DECAYS_COMPARED = tuple(Run(decay=decay) for decay in ("standard", "dynamic", "d
 MATCHED = tuple(Pruning(parameters=parameters, ranking="network") for parameters in (94_000, 47_000))
 
 X2 = Run(width=2)
+SPLITS = ("1/0", "3/1", "5/5", "1/3", "0/1")
 CENTRE = Run(network=MEAN_MASK)
 THRESHOLDS = (1e-2, 8e-3, 6e-3, 5e-3, 3e-3, 1e-3, 1e-5, 1e-10, 1e-15, 1e-20)
 #: The sizes of Table 10's fixed ratios (38 % and 51 % of CSNet-x2's parameters) and of Table 9's rows.
@@ -116,8 +117,7 @@ def _declare() -> Iterable[Declared]:
     yield from each([CENTRE], "Table 5", "Table 6")
 
     # Table 6: split ratios with fixed channels, and two pruned networks.
-    splits = ("1/0", "3/1", "5/5", "1/3", "0/1")
-    yield from each((Run(network=network, split=split) for network in ("csnet", "extractor") for split in splits),
+    yield from each((Run(network=network, split=split) for network in ("csnet", "extractor") for split in SPLITS),
                     "Table 6")  # fmt: skip
     yield from each([Run(network="vanilla"), *pruned(Run(), REDUNDANT), *pruned(X2, REDUNDANT)], "Table 6")
 

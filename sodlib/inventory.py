@@ -1,0 +1,34 @@
+"""What the project holds: the networks that ship with it and their records, and what all records cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from . import records
+from .checkpoints import MODELS
+from .records import Record
+
+
+def costs(every: Sequence[Record]) -> pd.DataFrame:
+    """What these records took, by preset and hardware: how many, and hours of training and of scoring."""
+    rows = [
+        {
+            # Tries for a preset have its name and their numbers.
+            "preset": " ".join([(name := record.data["preset"]["name"]).partition("-")[0], *["tries"] * ("-" in name)]),
+            "hardware": record.data["hardware"].split(",")[0],
+            "runs": 1,
+            "training (h)": record.data["seconds"] / 3600,
+            "scoring (h)": record.data["evaluation_seconds"] / 3600,
+        }
+        for record in every
+    ]
+    return pd.DataFrame(rows).groupby(["preset", "hardware"], as_index=False).sum()
+
+
+def shipped() -> dict[str, Record]:
+    """The records of the networks that ship with the project, by name (`models/records.csv`)."""
+    table = pd.read_csv(MODELS / "records.csv")
+    found = {row.network: records.find(row.record, records.RESULTS) for row in table.itertuples()}
+    return {name: record for name, record in found.items() if record}

@@ -1,0 +1,348 @@
+"""The claims of the paper and what this project's records say of each: the ledger of page 00.
+
+Every verdict follows from numbers by one rule (`verdict`); nothing is decided by hand. What a claim is reduced to is
+written beside it, so that a reader can disagree with the reduction and not only with the word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import labels, paper, published
+from .channels import plan_channels
+from .cost import count_parameters
+from .csnet import CSNet
+from .description import Run
+from .evidence import Estimate, Evidence, same_sign
+from .records import Record
+from .sensitivity import sensitivity
+from .study import (
+    DECAY_WEIGHTS,
+    DECAYS_COMPARED,
+    FEWER,
+    FILTER_SIZE,
+    LABELLED,
+    PROBES,
+    RANDOM,
+    RATIO_SIZES,
+    REDUNDANT,
+    SPLITS,
+    STARTS,
+    TABLE_7,
+    TRANSFERS,
+    WITHOUT,
+    X1_5,
+    X2,
+    Pruning,
+    replace,
+)
+
+#: How far below zero a difference may lie where the paper claims that there is none: a hundredth of max F.
+MARGIN = 0.01
+AGREES, OPPOSITE = "as in the paper", "opposite"
+#: The items of the study that the ledger rests on.
+ITEMS = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Figure 4",
+         "Figure 5", "Figure 8", "Figure 9", "Figure 11", "Figure 13", "Figure 14", "Section 3.2")  # fmt: skip
+
+
+def verdict(signs: Sequence[str]) -> str:
+    """One word from how each part of a claim stands to the paper (`evidence.same_sign`): "reproduced" where all parts
+    agree, "partly" where some do, "not reproduced" where none does and one is opposite, "open" where nothing could be
+    told apart at this budget, "not testable here" without any part."""
+    if not signs:
+        return "not testable here"
+    agreeing = sum(sign == AGREES for sign in signs)
+    if agreeing == len(signs):
+        return "reproduced"
+    if agreeing:
+        return "partly"
+    return "not reproduced" if OPPOSITE in signs else "open"
+
+
+def no_loss(difference: Estimate, margin: float = MARGIN) -> str:
+    """How a difference stands to the claim that nothing is lost: as in the paper where the whole interval lies above
+    -margin, opposite where it lies below."""
+    if np.isnan(difference.value):
+        return "not recorded"
+    return AGREES if difference.low > -margin else OPPOSITE if difference.high < -margin else "not told apart"
+
+
+def holds(value: bool) -> str:
+    """The sign of a part that is a fact and no estimate."""
+    return AGREES if value else OPPOSITE
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the records say of one claim: `ours` in words with intervals, the `signs` of its parts, the study's `item`
+    (its preset, seeds and images), where to read more (`page`, `section`), and why it may differ."""
+
+    ours: str
+    signs: tuple[str, ...]
+    page: str
+    section: str
+    item: str = ""
+    cause: str = ""
+
+
+BUDGET = "a short training, far below the paper's"
+ARCHITECTURE, TRAINING, PRUNING = "01_architecture", "02_training", "03_pruning"
+CLASSES, PRETRAINED, COMPARED_WITH = "04_class_sensitivity", "06_imagenet_pretraining", "08_comparison"
+LIGHT = ("Eff.Net", "Sf.Netv2", "ENet", "CGNet", "DABNet", "ESPNetv2", "BiseNet")
+#: Name, the paper's difference (1 or -1 where only its sign is printed), two runs, and the measure if it is not max F.
+Row = tuple[Any, ...]
+
+
+def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dict[str, Entry]:
+    """The entry of every claim of `paper.claims` that has one, by id, from the evidence of ITEMS; `trained`: the best
+    networks of this project, by name, for the headline."""
+    x1, standard = Run(), DECAYS_COMPARED[0]
+    fused = {stages: replace(X2, stages=stages, pruning=REDUNDANT) for stages in ("4", "3-4", "2-4", "1-4")}
+    threshold = replace(X2, pruning=Pruning(threshold=1e-3))
+    ratio = replace(X2, pruning=Pruning(parameters=RATIO_SIZES[1]))
+    filters = {name: Pruning(name, parameters=FILTER_SIZE) for name in ("l1", "geometric-median")}
+    tuned, linear = TRANSFERS["all"], TRANSFERS["linear"]
+
+    def pruned(run: Run) -> Run:
+        return replace(run, pruning=REDUNDANT)
+
+    def compared(item: str, page: str, section: str, rows: Sequence[Row], cause: str = BUDGET) -> Entry:
+        """A claim of differences: each in words, and its sign."""
+        ours = [found[item].difference(*runs) for _, _, *runs in rows]
+        signs = tuple(same_sign(printed, one) for (_, printed, *_), one in zip(rows, ours, strict=True))
+        return Entry(_said([name for name, *_ in rows], ours, signs), signs, page, section, item, cause)
+
+    def kept(item: str, page: str, section: str, rows: Sequence[Row], cause: str = BUDGET) -> Entry:
+        """A claim that nothing is lost."""
+        ours = [found[item].difference(*runs) for _, *runs in rows]
+        signs = tuple(map(no_loss, ours))
+        return Entry(_said([name for name, *_ in rows], ours, signs), signs, page, section, item, cause)
+
+    structure = Entry(
+        f"CSNet ×1: {_parameters(x1):,} parameters, paper 211K; ×2: {_parameters(X2):,}, paper 788K",
+        tuple(holds(abs(_parameters(run) / 1000 - printed) < 1) for run, printed in ((x1, 211), (X2, 788))),
+        ARCHITECTURE, "Table 6: the splits", cause="the printed layers hold slips, which are listed there",
+    )  # fmt: skip
+    tasks, categories = _tasks(found["Table 4"]), _categories(found["Figure 8"])
+    return {
+        "a": _mechanism(found["Table 3"]),
+        "b": categories,
+        "c": kept("Figure 11", PRETRAINED, "What it ends at (Table 7)", [
+            ("scratch over ten ImageNet classes", pruned(STARTS[""]), pruned(STARTS["folder"])),
+            ("scratch over categories of DUTS-TR", pruned(STARTS[""]), pruned(STARTS["categories"])),
+        ], "ten classes stand in for ImageNet"),
+        "d": tasks,
+        "headline": _headline(trained),
+        "compression": _compression(found["Table 11"]),
+        "table01": replace(structure, section="Table 1: the cross-stage fusion"),
+        "table02": replace(structure, section="Table 2: the extractor"),
+        "table03": compared("Table 3", CLASSES, "From saliency to classes (Table 3)", [
+            ("fusion over stage 4", 0.121, TRANSFERS["fusion"], TRANSFERS["stage4"], "accuracy"),
+            ("stage 4 over stage 1", 0.147, TRANSFERS["stage4"], TRANSFERS["stage1"], "accuracy"),
+        ]),
+        "table04": tasks,
+        "table05": compared("Table 5", TRAINING, "Which stages to fuse (Table 5)", [
+            ("stages 2-4 over 4", 0.016, fused["2-4"], fused["4"]),
+            ("2-4 over 3-4", 0.006, fused["2-4"], fused["3-4"]),
+            ("1-4 over 2-4", 0.002, fused["1-4"], fused["2-4"]),
+        ]),
+        "table06": compared("Table 6", TRAINING, "Blocks, splits, fusion, learned channels (Table 6)", [
+            *((f"fusion at {split}", 1.0, Run(split=split), Run(network="extractor", split=split)) for split in SPLITS),
+            ("CSNet-L ×2 over CSNet 5/5", 0.015, pruned(X2), x1),
+        ]),
+        "table07": _others(found["Table 7"]),
+        "table09": compared("Table 9", PRUNING, "Other criteria (Table 9)", [
+            (name, printed, replace(X2, pruning=filters[name]), replace(X2, decay="standard", pruning=filters[name]))
+            for name, printed in (("l1", 0.007), ("geometric-median", 0.009))
+        ]),
+        "table10": compared("Table 10", PRUNING, "A threshold, and fixed ratios (Table 10)", [
+            ("threshold 1e-3 over the larger of the fixed ratios", 0.005, threshold, ratio),
+        ]),
+        "table11": _both(
+            kept("Table 11", PRUNING, "Widths before and after pruning (Table 11)", [
+                (f"×{run.width:g}, pruned over whole", pruned(run), run) for run in (x1, X2)]),
+            compared("Table 11", PRUNING, "", [("pruned ×2 over pruned ×1", 0.016, pruned(X2), pruned(x1))]),
+        ),
+        "figure04": _deviation(found["Figure 4"]),
+        "figure05": _gap(found["Figure 5"]),
+        "figure08": categories,
+        "figure09": compared("Figure 9", "05_cam", "How well the maps find the object", [
+            (f"{name}: energy in the object, everything tuned over the linear layer", 1.0,
+             *(replace(run, activation_map=method) for run in (tuned, linear)), "energy")
+            for name, method in (("CAM", "cam"), ("Grad-CAM", "grad-cam"))
+        ], "the sign of a class weight decides on which side of the object a map lies"),
+        "figure13": compared("Figure 13", PRUNING, "The weight of the decay (Figure 13)", [
+            (f"λ = {weight:g}, dynamic over standard", 1.0,
+             *(pruned(Run(decay=decay, decay_weight=weight)) for decay in ("dynamic", "standard")))
+            for weight in DECAY_WEIGHTS
+        ]),
+        "figure14": compared("Figure 14", TRAINING, "Learning curves, and the test error over the epochs (Figure 14)", [
+            ("MAE, dynamic over standard", -1.0, x1, standard, "mae"),
+        ]),
+    }  # fmt: skip
+
+
+#: Why a claim has no entry.
+UNTESTABLE = {
+    "table08": "times are of the machine at hand: page 07",
+    "figure02": "a drawing: page 01 draws it from the model",
+    "figure03": "a drawing: page 01 draws it from the model",
+    "figure01": "a picture of Table 7's numbers: page 08",
+    "figure06": "the paper's labels are not published; ours are made in the open: page 04",
+    "figure07": "the paper's labels are not published; ours are made in the open: page 04",
+    "figure10": "without a number in the paper: page 03 shows ours",
+    "figure11": "without a number in the paper: page 06 shows ours, as far as it is recorded",
+    "figure12": "a picture: page 08 shows ours, chosen by a rule",
+}
+
+
+def ledger(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> pd.DataFrame:
+    """A row a claim, in the paper's order: the claim, where the paper makes it and its number, ours with intervals, the
+    verdict, preset, seeds, test images, why it may differ, and the page and section to read on."""
+    known, rows = entries(found, trained), []
+    for claim in paper.claims().itertuples():
+        entry = known.get(claim.id)
+        row = {"id": claim.id, "claim": claim.claim, "where": claim.where, "paper": claim.number}
+        if entry is None:
+            rows.append(row | {"here": UNTESTABLE[claim.id], "verdict": verdict(())})
+            continue
+        item = found.get(entry.item)
+        made = {"preset": item.preset.name, "seeds": len(item.seeds), "test images": item.images} if item else {}
+        page, cause = (
+            {"page": entry.page, "section": entry.section},
+            "" if verdict(entry.signs) == "reproduced" else entry.cause,
+        )
+        rows.append(row | {"here": entry.ours, "verdict": verdict(entry.signs)} | made | {"why": cause} | page)
+    return pd.DataFrame(rows)
+
+
+def _both(first: Entry, second: Entry) -> Entry:
+    return replace(first, ours=f"{first.ours}; {second.ours}", signs=first.signs + second.signs)
+
+
+def _said(names: Sequence[str], ours: Sequence[Estimate], signs: Sequence[str]) -> str:
+    parts = zip(names, ours, signs, strict=True)
+    return "; ".join(f"{name} {one} [{sign}]" if str(one) else f"{name} [{sign}]" for name, one, sign in parts)
+
+
+def _parameters(run: Run) -> int:
+    return count_parameters(CSNet(plan_channels(run.network, run.width, run.split, run.stages)))
+
+
+def _mechanism(item: Evidence) -> Entry:
+    scratch = item.difference(RANDOM, TRANSFERS["linear"], "accuracy")
+    probes = item.difference(*PROBES.values(), "accuracy")
+    knows = {"higher": OPPOSITE, "lower": AGREES}.get(probes.sign, probes.sign)
+    names = ("accuracy from scratch over the linear layer alone", "at its optimum, saliency over random features")
+    signs = (same_sign(0.430, scratch), knows)
+    why = "the schedule stops the linear layer early, and the paper has no control with random features"
+    return Entry(
+        _said(names, (scratch, probes), signs), signs, CLASSES, "From saliency to classes (Table 3)", "Table 3", why
+    )
+
+
+def _categories(item: Evidence) -> Entry:
+    """By the paper's own criterion, and by the statistic of page 04 beyond the control."""
+    names = [name for name in labels.CATEGORIES if item.of(WITHOUT[name]) and item.of(FEWER[name])]
+    said, signs = [], []
+    fewest = 1 if item.preset.images else 10
+    for test_set in (item.preset.tests[0], item.preset.part("labelled-test")):
+        without, fewer = (
+            sensitivity(item.of(LABELLED), {name: item.of(runs[name]) for name in names}, test_set, fewest=fewest)
+            for runs in (WITHOUT, FEWER)
+        )
+        (worst, of), chance = without.lowest(), without.less(fewer).chance()
+        value, low, high = without.less(fewer).own()
+        said.append(
+            f"{test_set}: the category left out loses most for {worst} of {of} networks; beyond the control "
+            f"{value:+.1f} % of F ({low:+.1f} to {high:+.1f}), p = {chance:.3f}"
+        )
+        signs += [holds(worst <= of / 2), OPPOSITE if chance < 0.05 else AGREES if low > -1 else "not told apart"]
+    why = "the paper's criterion looks at the largest loss of a row alone, and it has no control"
+    return Entry("; ".join(said), tuple(signs), CLASSES, "A category left out (Figure 8)", "Figure 8", why)
+
+
+def _tasks(item: Evidence) -> Entry:
+    shares = {}
+    for name, run in X1_5.items():
+        before, after = (item.of(one) for one in (run, replace(run, pruning=REDUNDANT)))
+        shares[name] = [left.data["parameters"] / full.data["parameters"]
+                        for left, full in zip(after, before, strict=True)]  # fmt: skip
+    pairs = list(zip(*shares.values(), strict=True))
+    fewer = [saliency < classification for saliency, classification in pairs]
+    signs = (holds(all(fewer)),) if pairs and (all(fewer) or not any(fewer)) else ("not told apart",)
+    said = "; ".join(f"{name}: {np.mean(values):.0%} stay" for name, values in shares.items() if values)
+    return Entry(
+        f"{said}; fewer for saliency with {sum(fewer)} of {len(fewer)} seeds", signs, CLASSES,
+        "How small for which task (Table 4)", "Table 4", BUDGET,
+    )  # fmt: skip
+
+
+def _headline(trained: Mapping[str, Record]) -> Entry:
+    """The released weights, scored here, and the best that was trained here."""
+    weights = published.every().get("csnet-x2-l-released")
+    networks = ({"the authors' weights": weights} if weights else {}) | trained
+    said, signs = [], []
+    for name, record in networks.items():
+        scores = record.data["scores"].get("ECSSD", {}).get("released")
+        if scores:
+            low, high = scores["max_f_interval"]
+            said.append(f"{name}: {record.data['parameters']:,} parameters, max F {scores['max_f']:.3f} "
+                        f"({low:.3f} to {high:.3f}), MAE {scores['mae']:.3f}")  # fmt: skip
+            signs.append(AGREES if high >= 0.900 and record.data["parameters"] < 150_000 else OPPOSITE)
+    why = "trained here for a small part of the published 300 epochs"
+    return Entry("; ".join(said), tuple(signs), COMPARED_WITH, "Scored here with their authors' weights", cause=why)
+
+
+def _compression(item: Evidence) -> Entry:
+    lost = item.difference(replace(X2, pruning=REDUNDANT), X2)
+    left, whole = (np.mean([record.data["parameters"] for record in item.of(run)])
+                   for run in (replace(X2, pruning=REDUNDANT), X2))  # fmt: skip
+    signs = (holds(left / whole <= 0.25), no_loss(lost))
+    said = f"×2: {1 - left / whole:.0%} removed; max F {lost} [{signs[1]}]"
+    section = "Widths before and after pruning (Table 11)"
+    return Entry(said, signs, PRUNING, section, "Table 11", "a short schedule drives fewer scales to nothing")
+
+
+def _others(item: Evidence) -> Entry:
+    """Against the best light-weight network by the validation split, and against the mean mask."""
+    known = [(item.validation(run), name, run) for name in LIGHT if item.of(run := item.chosen(TABLE_7[name]))]
+    ours = item.chosen(TABLE_7["CSNet×2-L"])
+    section = "Trained here"
+    if not known:
+        return Entry("not recorded", ("not recorded",), COMPARED_WITH, section, "Table 7", BUDGET)
+    _, name, run = max(known, key=lambda entry: entry[:2])
+    difference = item.difference(ours, run)
+    signs = (same_sign(0.022, difference),)
+    return Entry(
+        _said([f"CSNet×2-L over {name}"], [difference], signs), signs, COMPARED_WITH, section, "Table 7", BUDGET
+    )
+
+
+def _deviation(item: Evidence) -> Entry:
+    medians = [
+        [float(np.median(record.arrays["channel_deviation"])) for record in item.of(run)] for run in DECAYS_COMPARED[:2]
+    ]
+    lower = [dynamic < standard for standard, dynamic in zip(*medians, strict=True)]
+    said = f"median over the layers: dynamic {np.mean(medians[1]):.3f}, standard {np.mean(medians[0]):.3f}"
+    sign = holds(all(lower)) if all(lower) or not any(lower) else "not told apart"
+    section = "How evenly the channels respond (Figure 4)"
+    return Entry(
+        f"{said}; lower with {sum(lower)} of {len(lower)} seeds", (sign,), TRAINING, section, "Figure 4", BUDGET
+    )
+
+
+def _gap(item: Evidence) -> Entry:
+    def share(decay: Run) -> float:
+        scales = [values for record in item.of(decay) for name, values in record.arrays.items() if "gamma/" in name]
+        return float((np.abs(np.concatenate(scales)) < item.preset.redundant).mean())
+
+    standard, dynamic = map(share, DECAYS_COMPARED[:2])
+    said = f"scales below {item.preset.redundant:g}: dynamic {dynamic:.0%}, standard {standard:.0%}"
+    section = "The distribution of gamma (Figure 5)"
+    return Entry(said, (holds(dynamic > standard + 0.05),), TRAINING, section, "Figure 5", BUDGET)

@@ -1,0 +1,78 @@
+"""Verdicts follow from numbers by one rule."""
+
+import math
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from sodlib import checkpoints, cost, inventory, ledger, paper, records, side_by_side
+from sodlib.evidence import Estimate
+from sodlib.ledger import AGREES, OPPOSITE, no_loss, verdict
+from sodlib.page import Page
+
+
+@pytest.mark.parametrize(
+    ("signs", "word"),
+    [
+        ([AGREES, AGREES], "reproduced"),
+        ([AGREES, "not told apart"], "partly"),
+        ([AGREES, OPPOSITE], "partly"),
+        (["not told apart", OPPOSITE], "not reproduced"),
+        (["within a seed's luck"], "open"),
+        (["not recorded"], "open"),
+        ([], "not testable here"),
+    ],
+)
+def test_the_word_of_a_claim(signs, word):
+    assert verdict(signs) == word
+
+
+def test_no_loss_needs_the_whole_interval():
+    assert no_loss(Estimate(0.0, -0.009, 0.01)) == AGREES
+    assert no_loss(Estimate(-0.03, -0.04, -0.02)) == OPPOSITE
+    assert no_loss(Estimate(0.0, -0.02, 0.02)) == "not told apart"
+    assert no_loss(Estimate(*[math.nan] * 3)) == "not recorded"
+
+
+def test_every_claim_has_its_row():
+    page = Page()
+    table = ledger.ledger(page.evidence(*ledger.ITEMS), inventory.shipped())
+    assert table["id"].tolist() == paper.claims()["id"].tolist()
+    words = {"reproduced", "partly", "not reproduced", "open", "not testable here"}
+    assert set(table["verdict"]) <= words and (table["here"] != "").all()
+    pages = {path.stem for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
+    assert set(table["page"].dropna()) <= pages
+
+
+def test_sections_of_the_ledger_are_headings():
+    known = (REPOSITORY / "notebooks").glob("*.ipynb")
+    headings = "\n".join(path.read_text() for path in known)
+    found = Page().evidence(*ledger.ITEMS)
+    for entry in ledger.entries(found, {}).values():
+        assert f"# {entry.section}" in headings, entry.section
+
+
+def test_shipped_networks_are_those_of_their_records():
+    shipped = inventory.shipped()
+    assert set(shipped) == {path.stem for path in checkpoints.MODELS.glob("*.safetensors")}
+    for name, record in shipped.items():
+        assert cost.count_parameters(checkpoints.load(name)) == record.data["parameters"]
+
+
+def test_costs_count_every_record():
+    every = records.every(records.RESULTS)
+    costs = inventory.costs(every)
+    assert costs["runs"].sum() == len(every)
+    hours = sum(record.data["seconds"] for record in every) / 3600
+    assert costs["training (h)"].sum() == pytest.approx(hours)
+
+
+def test_one_photograph_side_by_side():
+    photograph = np.random.default_rng(0).integers(256, size=(40, 60, 3), dtype=np.uint8)
+    networks = {"one": checkpoints.load("csnet-x1-lite")}
+    figure = side_by_side.figure(photograph, networks, timed=True)
+    assert len(figure.axes) == 2 and "211K at 112 × 112" in figure.axes[1].get_title(loc="left")
+    widget = side_by_side.widget([("a", photograph), ("b", photograph)], networks)
+    menu, own = widget.children[0].children
+    assert menu.options == ("a", "b") and own.accept == "image/*"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from . import networks, paper
 from .channels import ChannelPlan, plan_channels
-from .cost import MACC_KINDS, count_parameters, macc_by_part, paper_macc
+from .cost import BATCH_NORM, MACC_KINDS, PRELU, count_macs, count_parameters, macc_by_part
+from .counts import count, shortening
 from .csnet import CSNet, DilatedConvs
 from .data import SaliencySet, read_pair
 from .decay import DynamicWeightDecay
@@ -45,38 +46,74 @@ def kinds_of_work(plans: Mapping[str, ChannelPlan]) -> pd.DataFrame:
     return table.assign(macc_g=table.sum(axis="columns"))
 
 
+def others_counted() -> pd.DataFrame:
+    """Networks of Table 7 by other authors that have here, to 2 %, the printed number of parameters: the convolutions'
+    MACs at 224 x 224, and with what the paper's counter adds for batch norms and PReLUs, in 10^9, beside the printed
+    MACC."""
+    printed = paper.table(7).drop_duplicates("network").set_index("network")
+    rows = {}
+    for name, network in {"ENet": "enet", "CGNet": "cgnet", "DABNet": "dabnet"}.items():
+        model = networks.build(network)
+        convolutions = count_macs(model)["conv"]
+        elements = _elements(model, (nn.BatchNorm2d, nn.PReLU))
+        added = BATCH_NORM * elements[nn.BatchNorm2d] + PRELU * elements[nn.PReLU]
+        rows[name] = {
+            "parameters_k, printed": printed.loc[name, "parameters_k"],
+            "parameters_k": count_parameters(model) / 1e3,
+            "convolution_g": convolutions / 1e9,
+            "with batch norm and PReLU (G)": (convolutions + added) / 1e9,
+            "macc_g, printed": printed.loc[name, "macc_g"],
+        }
+    return pd.DataFrame(rows).T.rename_axis("network")
+
+
+def _elements(model: nn.Module, kinds: tuple[type, ...]) -> Counter[type]:
+    """The output elements of every kind of layer for one image of 224 x 224."""
+    elements: Counter[type] = Counter()
+
+    def note(module: nn.Module, _: Any, x: Tensor) -> None:
+        elements[type(module)] += x.numel()
+
+    for module in model.modules():
+        if isinstance(module, kinds):
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        model.to("meta").eval()(torch.empty(1, 3, 224, 224, device="meta"))
+    return elements
+
+
 def structures() -> pd.DataFrame:
     """What the paper's description gives if taken literally, beside what its printed counts ask for: parameters in
-    thousands and MACC in 10^9 of either, and the printed ones of Table 6."""
-    printed = paper.table(6).set_index(["network", "split", "width"])[["parameters_k", "macc_g"]]
+    thousands and MACC in 10^9 of either, those of Table 6, and whether print can come from them."""
+    printed = paper.table(6).set_index(["network", "split", "width"])
     csnet, extractor, vanilla = (plan_channels(name) for name in ("csnet", "extractor", "vanilla"))
     short = replace(csnet, blocks=csnet.blocks[:1] + csnet.blocks[2:], stages=(2, 4, 6, 4))
-    both = "at the ends of stages 2, 3 and 4", "at the end of stage 4 alone"
+    last, three = "at the end of stage 4 alone", "at the ends of stages 2, 3, 4"
     cases = [
-        ("CSNet", "number of blocks", "17 (Table 2)", short, "18", csnet),
-        ("CSNet", "scales merge", "at every stage's end (section 4.4)", merging_at(csnet, (1, 2, 3, 4)), both[0], csnet),
-        ("Extractor", "scales merge", f"{both[0]}, as in CSNet", merging_at(extractor, (2, 3, 4)), both[1], extractor),
-        ("Vanilla", "scales merge", f"{both[1]}, as in the Extractor", merging_at(vanilla, (4,)), both[0], vanilla),
-    ]  # fmt: skip
-    rows = []
-    for network, question, first, tried, second, fitting in cases:
-        for answer, plan in ((first, tried), (second, fitting)):
-            rows.append(
-                {
-                    "network": f"{network}, 5/5",
-                    "question": question,
-                    "answer": answer,
-                    "parameters_k": count_parameters(CSNet(plan)) / 1e3,
-                    "macc_g": paper_macc(plan) / 1e9,
-                }
-            )
-            rows[-1] |= printed.loc[(network, "5/5", 1)].rename(lambda name: f"{name}, printed").to_dict()
-    table = pd.DataFrame(rows)
-    table["fits"] = [
-        bool(round(row.parameters_k) == row[-3] and round(row.macc_g, 2) == row[-2])
-        for row in table.assign(last=0).itertuples()
+        ("CSNet", "17 blocks (Table 2)", short),
+        ("CSNet", "18 blocks", csnet),
+        ("CSNet", "scales merge at the end of every stage (section 4.4)", merging_at(csnet, (1, 2, 3, 4))),
+        ("CSNet", f"scales merge {three}", csnet),
+        ("Extractor", f"scales merge {three}, as in CSNet", merging_at(extractor, (2, 3, 4))),
+        ("Extractor", f"scales merge {last}", extractor),
+        ("Vanilla", f"scales merge {last}, as in the Extractor", merging_at(vanilla, (4,))),
+        ("Vanilla", f"scales merge {three}", vanilla),
     ]
-    return table
+    rows = []
+    for network, rule, plan in cases:
+        ours = count(CSNet(plan))
+        there = printed.loc[(network, "5/5", 1), list(ours)]
+        fits = all(_printed_from(exact, there[name], name) for name, exact in ours.items())
+        printed_there = {f"{name}, printed": there[name] for name in ours}
+        rows.append({"network": network, "rule": rule, **ours, **printed_there, "fits": "yes" if fits else "no"})
+    return pd.DataFrame(rows)
+
+
+def _printed_from(exact: float, printed: float, name: str) -> bool:
+    try:
+        return bool(shortening(exact, printed, name))
+    except SodlibError:
+        return False
 
 
 def merging_at(plan: ChannelPlan, stages: Sequence[int]) -> ChannelPlan:
@@ -161,7 +198,8 @@ def factor_as_epsilon(model: CSNet, images: Tensor, masks: Tensor, epsilon: floa
         for first, second in zip(*gradients, strict=True)
         if first.abs().max() > 0
     ]
-    return {"logits": float((logits[0] - logits[1]).abs().max()), "gradients": float(np.median(relative))}
+    apart = (logits[0] - logits[1]).detach().abs().max()
+    return {"logits": float(apart), "gradients": float(np.median(relative))}
 
 
 def variances(model: CSNet) -> np.ndarray:
@@ -218,40 +256,34 @@ def followed() -> tuple[Run, ...]:
 
 def epochs_chosen(records: Sequence[Record], follow: str) -> pd.DataFrame:
     """A row a training: the epoch (from 1) that is best on the followed test set and on the validation split, and the
-    scores of both sets at the epochs that each of them chooses and at the last.
+    scores at a set's own choice, at the other set's, and at the last epoch.
 
-    Of the test set only the MAE is recorded by epoch; of the validation split the max F-measure too, so that for it the
-    roles are exchanged: its own choice against that of the test set. Raises SodlibError without any record.
+    By epoch the test set has its MAE alone; the validation split also has max F-measure, so that for it the roles can
+    be exchanged. Raises SodlibError without any record.
     """
+    if not records:
+        raise SodlibError("no training with a followed test set is recorded; make some with `sodlib study run`")
     rows = []
     for record in records:
         test, validation, f = (
             np.array([entry[name] for entry in record.data["history"]])
             for name in (f"{follow}_mae", "validation_mae", "validation_max_f")
         )
-        by_test, by_validation, by_f = int(test.argmin()), int(validation.argmin()), int(f.argmax())
-        rows.append(
-            {
-                "epoch by test": by_test + 1,
-                "epoch by validation": by_validation + 1,
-                "epochs": len(test),
-                "test MAE, own choice": test[by_test],
-                "test MAE, other's choice": test[by_validation],
-                "test MAE, last": test[-1],
-                "validation max F, own choice": f[by_f],
-                "validation max F, other's choice": f[by_test],
-                "validation max F, last": f[-1],
-            }
-        )
-    if not rows:
-        raise SodlibError("no training with a followed test set is recorded; make some with `sodlib study run`")
+        by_test, by_validation = int(test.argmin()), int(validation.argmin())
+        row = {"epoch by test": by_test + 1, "epoch by validation": by_validation + 1, "epochs": len(test)}
+        for name, score, own, other in (
+            ("test MAE", test, by_test, by_validation),
+            ("validation MAE", validation, by_validation, by_test),
+            ("validation max F", f, int(f.argmax()), by_test),
+        ):
+            row |= {f"{name}, own": score[own], f"{name}, other": score[other], f"{name}, last": score[-1]}
+        rows.append(row)
     return pd.DataFrame(rows, index=[record.key for record in records])
 
 
 def gain(chosen: pd.DataFrame, score: str, over: str, resamples: int = 10_000) -> Estimate:
-    """How much a set's own choice of the epoch changes its score over "other's choice" or "last": the mean over the
-    trainings, with an interval over them. A set's own choice is never the worse one, so it cannot have the other sign.
-    """
-    values = (chosen[f"{score}, own choice"] - chosen[f"{score}, {over}"]).to_numpy()
+    """How much a score changes by the set's own choice of the epoch over the "other" set's or the "last" one: the mean
+    over the trainings, with an interval that draws trainings. By construction no training loses by its own choice."""
+    values = (chosen[f"{score}, own"] - chosen[f"{score}, {over}"]).to_numpy()
     draws = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
     return Estimate(float(values.mean()), *interval(values[draws].mean(1)))

@@ -183,10 +183,11 @@ def without_factor(model: CSNet, epsilon: float) -> CSNet:
 
 
 def factor_as_epsilon(model: CSNet, images: Tensor, masks: Tensor, epsilon: float) -> dict[str, float]:
-    """How far a network without the factor and with this epsilon is from the network itself, for one training step:
-    the largest difference of the logits, and of the gradients of what a training would store, relative to the largest
-    gradient of its tensor (median over the tensors)."""
-    pair = [copy.deepcopy(model), without_factor(model, epsilon)]
+    """How far a network without the factor and with this epsilon is from the network itself, for one training step in
+    double precision: the largest difference of the logits, and of the gradients of what a training would store,
+    relative to the largest gradient of its tensor (median over the tensors)."""
+    model, images, masks = copy.deepcopy(model).double(), images.double(), masks.double()
+    pair = [model, without_factor(model, epsilon)]
     logits = [one.train()(images) for one in pair]
     gradients = []
     for one, output in zip(pair, logits, strict=True):

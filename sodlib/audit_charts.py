@@ -15,7 +15,7 @@ from .plots import COLORS, FULL_WIDTH, PALETTE
 
 def kinds_of_work(table: pd.DataFrame) -> Figure:
     """A bar a network of `audit.kinds_of_work`: the paper's MACC by kind of operation, with the convolutions' share."""
-    figure, axis = plt.subplots(figsize=(FULL_WIDTH, 0.9 + 0.32 * len(table)))
+    figure, axis = plt.subplots(figsize=(FULL_WIDTH, 1.2 + 0.3 * len(table)))
     kinds = table.drop(columns="macc_g")
     start = np.zeros(len(table))
     for kind, color in zip(kinds, PALETTE, strict=False):
@@ -26,7 +26,7 @@ def kinds_of_work(table: pd.DataFrame) -> Figure:
     axis.set(xlabel="MACC (10⁹) for one image of 224 × 224", xlim=(0, 1.22 * start.max()))
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
-    axis.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=kinds.shape[1])
     return figure
 
 

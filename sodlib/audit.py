@@ -236,12 +236,13 @@ def negative_metrics(model: CSNet, images: Tensor) -> float:
 def cut_or_rounded(model: nn.Module, images: SaliencySet) -> dict[str, float]:
     """MAE over a set of a network's maps, cut to 8 bits as released, rounded to them, and as they are."""
     errors = {"cut": [], "rounded": [], "exact": []}
-    for index in range(len(images)):
-        photograph, truth = read_pair(images, index)
-        saliency_map = predict_batch(model, [photograph])[0]
-        ways = {"cut": quantise(saliency_map) / 255, "rounded": np.rint(saliency_map * 255) / 255}
-        for name, way in (ways | {"exact": saliency_map}).items():
-            errors[name].append(np.abs(way - truth / 255.0).mean())
+    for start in range(0, len(images), 32):
+        pairs = [read_pair(images, index) for index in range(start, min(start + 32, len(images)))]
+        maps = predict_batch(model, [photograph for photograph, _ in pairs])
+        for saliency_map, (_, truth) in zip(maps, pairs, strict=True):
+            ways = {"cut": quantise(saliency_map) / 255, "rounded": np.rint(saliency_map * 255) / 255}
+            for name, way in (ways | {"exact": saliency_map}).items():
+                errors[name].append(np.abs(way - truth / 255.0).mean())
     return {name: float(np.mean(values)) for name, values in errors.items()}
 
 

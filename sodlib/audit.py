@@ -138,7 +138,7 @@ def tuned_after_pruning(released: bool, steps: int = 3) -> dict[str, Any]:
             convs = model.oct_fuse.ms.convs[scale]
             convs.bn.weight[: convs.msconv["0"].out_channels] = 0
     smaller = prune(model, keep_above(scores(model), 1e-20)).train()
-    optimizer = torch.optim.Adam((model if released else smaller).parameters(), lr=1e-7)
+    optimizer = torch.optim.Adam((model if released else smaller).parameters(), lr=1e-4)
     before = copy.deepcopy(list(smaller.parameters()))
     for _ in range(steps):
         loss = smaller.loss(smaller(torch.rand(2, 3, 32, 32)), torch.rand(2, 1, 32, 32).round())

@@ -48,7 +48,7 @@ def test_the_misprinted_threshold_would_empty_a_layer(released):
 def test_an_optimiser_of_another_network_moves_nothing():
     released, written = (audit.tuned_after_pruning(released) for released in (True, False))
     assert list(released.values()) == [421, 0, 419, 0, 3]
-    assert list(written.values())[:3] == [419, 419, 419] and written["of these moved"] > 300
+    assert list(written.values())[:3] == [419, 419, 419] and written["of these moved"] > 400
 
 
 @pytest.mark.parametrize("build", [sodlib.csnet, lambda: sodlib.csnet(split="1/0")], ids=["two scales", "one scale"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,15 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from . import labels, plots, runs, study
+from . import labels, plots, records, runs, study
 from .data import data_root, find_set, read_image, read_pair
+from .description import Run
 from .errors import SodlibError
 from .evidence import MEASURES, Evidence
 from .gallery import PHOTOS
 from .presets import preset_named
 from .progress import observer
-from .records import REPOSITORY, RESULTS
+from .records import REPOSITORY, RESULTS, Record
 
 #: The item whose runs say how much a seed matters.
 LUCK = "Section 3.2"
@@ -88,6 +90,11 @@ class Page:
             for run in wanted
         }
         return Evidence(item, preset_named(preset), tuple(seeds), found, self._luck(preset))
+
+    def recorded(self, wanted: Iterable[Run], preset: str) -> list[Record]:
+        """The records of these runs that are there at a preset, in order; nothing is made."""
+        places = (self.output / "results",) if self.fresh else (self.output / "results", RESULTS)
+        return [record for run in wanted if (record := records.find(run.key(preset), *places))]
 
     def _luck(self, preset: str) -> dict[str, float]:
         """What seeds alone can do at a preset, by measure: from the comparison of decays, once it has all its seeds."""

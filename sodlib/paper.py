@@ -48,6 +48,17 @@ def released_counts() -> pd.DataFrame:
     return _read("released10.csv")
 
 
+def released() -> pd.DataFrame:
+    """What was read from the two released checkpoints and counted on their channels, a row a network: counts alone, no
+    weights. data/paper/README.md names the columns."""
+    return _read("released.csv")
+
+
+def discrepancies() -> pd.DataFrame:
+    """Where the paper and its release differ, a row each: what either says, and how it is known."""
+    return _read("discrepancies.csv")
+
+
 def claims() -> pd.DataFrame:
     """The paper's claims, one sentence each, with the place and the number that carries them."""
     return _read("claims.csv")

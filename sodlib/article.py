@@ -24,6 +24,9 @@ from .errors import SodlibError
 #: Holds the template `report` of nbconvert, beside those that surround an article.
 TEMPLATES = Path(__file__).parent / "templates"
 
+#: Cells of a table with more characters than this may be broken into lines.
+LONG = 30
+
 
 @dataclass(frozen=True)
 class Heading:
@@ -42,6 +45,7 @@ class Article:
     name: str
     number: str
     title: str
+    label: str
     claim: Markup
     article: Markup
     headings: tuple[Heading, ...]
@@ -82,11 +86,13 @@ def read_article(path: Path, root: Path, address: Callable[[Path, str], str]) ->
     tables = [_put_in_box(soup, table) for table in soup.find_all("table")]
     figures = [_make_enlargeable(soup, image) for image in soup.select("img.picture")]
     number, title = _title(soup, path.stem)
+    label, claim = _claim(soup)
     return Article(
         path.stem,
         number,
         title,
-        _claim(soup),
+        label,
+        claim,
         Markup(str(soup)),
         tuple(heading for heading in headings if heading.level in (2, 3)),
         drawings,
@@ -103,10 +109,10 @@ class _Renderer(IPythonRenderer):
         return convert(body)
 
     def block_math(self, body: str) -> str:
-        return convert(body, display="block")
+        return f'<div class="formula">{convert(body, display="block")}</div>'
 
     def latex_environment(self, name: str, body: str) -> str:
-        return convert(f"\\begin{{{name}}}{body}\\end{{{name}}}", display="block")
+        return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
 
 class _Exporter(HTMLExporter):
@@ -187,6 +193,9 @@ def _put_in_box(soup: BeautifulSoup, table: Tag) -> Tag:
         caption.extract()
         caption.name, caption.attrs = "figcaption", {}
         figure.insert(0, caption)
+    for cell in table.find_all(["th", "td"]):
+        if len(cell.get_text(strip=True)) > LONG:
+            cell["class"] = [*cell.get("class", ()), "long"]
     return figure
 
 
@@ -205,20 +214,22 @@ def _title(soup: BeautifulSoup, name: str) -> tuple[str, str]:
     return number or name.split("_")[0], title
 
 
-def _claim(soup: BeautifulSoup) -> Markup:
-    """The first sentence below the title, without its label; of a list the first item."""
+def _claim(soup: BeautifulSoup) -> tuple[str, Markup]:
+    """The first sentence below the title, after the label in bold that may open it; of a list the first item."""
     first = soup.h1.find_next_sibling("p") if soup.h1 else None
     if first is None:
-        return Markup("")
+        return "", Markup("")
+    label, start = "", next(first.children)
+    if getattr(start, "name", "") == "strong":
+        label = start.get_text().rstrip(".: ")
     if first.get_text().rstrip().endswith(":") and (following := first.find_next_sibling()) and following.name == "ul":
         first = following.li
     first = deepcopy(first)
-    start = next(first.children)
-    if getattr(start, "name", "") == "strong":
-        start.decompose()
+    if label and (strong := first.find("strong", recursive=False)) and strong.get_text().startswith(label):
+        strong.decompose()
     # A card is a link, and a link holds no other.
     for link in first.find_all("a"):
         link.unwrap()
     html = re.sub(r"^\s*(\([^()]*\))?:?\s*", "", first.decode_contents())
-    sentence = re.split(r"(?<=[.?!])\s+(?=[A-Z<])|;\s*\n?$|;\s", html, maxsplit=1)[0]
-    return Markup(str(BeautifulSoup(sentence, "html.parser")))
+    sentence = re.split(r"(?<=[.?!])\s+(?=[A-Z<])", html, maxsplit=1)[0].rstrip(" .;")
+    return label, Markup(f"{BeautifulSoup(sentence[:1].upper() + sentence[1:], 'html.parser')}.")

@@ -72,8 +72,8 @@ def redundant_scale(
 ) -> np.ndarray:
     """The path `[steps]` of |gamma| from 1 where no loss holds it: only decay, through Adam, along the learning rate
     schedule of `schedule` steps (default: `steps`). Redundant channels follow it whatever the weight, since Adam
-    divides by the gradient's own size. In float64: rounding alone would move the end of the path from one CPU to another,
-    as it swings around zero."""
+    divides by the gradient's own size. In float64: as the path swings around zero, rounding alone would
+    move its end from one CPU to another."""
     gamma = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
     optimizer = torch.optim.Adam([gamma], lr=rate, betas=(BETAS[0], beta2), weight_decay=weight)
     path = np.empty(steps)

@@ -232,4 +232,5 @@ def _claim(soup: BeautifulSoup) -> tuple[str, Markup]:
         link.unwrap()
     html = re.sub(r"^\s*(\([^()]*\))?:?\s*", "", first.decode_contents())
     sentence = re.split(r"(?<=[.?!])\s+(?=[A-Z<])", html, maxsplit=1)[0].rstrip(" .;")
-    return label, Markup(f"{BeautifulSoup(sentence[:1].upper() + sentence[1:], 'html.parser')}.")
+    end = "" if sentence.endswith(("?", "!")) else "."
+    return label, Markup(f"{BeautifulSoup(sentence[:1].upper() + sentence[1:], 'html.parser')}{end}")

@@ -9,13 +9,16 @@ bin       := $(VENV)/bin
 installed := $(VENV)/.installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint lab clean
+.PHONY: help reproduce report test lint lab clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 reproduce: $(installed)  ## run every notebook; PRESET=smoke|lite|fast|paper, DATA=folder, FRESH=1
 	$(bin)/python -m sodlib reproduce $(if $(PRESET),--preset $(PRESET)) $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh)
+
+report: $(installed)  ## the executed notebooks as one site, build/report/index.html, which reads offline
+	$(bin)/python -m sodlib report
 
 test: $(installed) lint  ## check the style, then run all tests, as many files at once as there are cores
 	$(bin)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder

@@ -76,6 +76,14 @@ def reproduce(
 
 
 @app.command()
+def report() -> None:
+    """Render the executed notebooks to one site under build/report that reads offline."""
+    from .report import report as render
+
+    typer.echo(f"{render()}: open it in a browser")
+
+
+@app.command()
 def train(
     preset: Preset = PresetName.brief,
     width: Annotated[float, typer.Option(help="Width factor k of CSNet-xk.")] = 1.0,

@@ -309,8 +309,7 @@ def _mean(values: Iterable[float]) -> float:
 @cache
 def _weights(images: int) -> np.ndarray:
     """The draws of the test images, the same for all results, and below them every image once."""
-    once = np.full((1, images), 1 / images, np.float32)
-    return np.concatenate([resample(images, RESAMPLES), once])
+    return np.concatenate([resample(images, RESAMPLES), np.full((1, images), 1 / images)])
 
 
 @cache
@@ -322,7 +321,7 @@ def _drawn_scores(record: Record, test_set: str) -> dict[str, np.ndarray]:
 @cache
 def _drawn_accuracy(record: Record, test_set: str) -> dict[str, np.ndarray]:
     right = record.arrays[f"logits/{test_set}"].argmax(1) == record.arrays[f"classes/{test_set}"]
-    return {"accuracy": _weights(len(right)) @ right.astype(np.float32)}
+    return {"accuracy": _weights(len(right)) @ right}
 
 
 @cache

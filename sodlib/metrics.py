@@ -135,18 +135,18 @@ def bootstrap(result: Mapping[str, Any], resamples: int = 10_000, seed: int = 0)
 
 
 def resample(images: int, resamples: int, seed: int = 0) -> np.ndarray:
-    """Draws of all images with replacement: how often each image comes, as float32 weights `[resamples, images]`
-    that sum to 1."""
+    """Draws of all images with replacement: how often each image comes, as float64 weights `[resamples, images]`
+    that sum to 1. In float32 the number of threads would show in the scores."""
     random = np.random.default_rng(seed)
-    return random.multinomial(images, [1 / images] * images, resamples).astype(np.float32) / images
+    return random.multinomial(images, [1 / images] * images, resamples) / images
 
 
 def f_of_draws(result: Mapping[str, Any], weights: np.ndarray) -> np.ndarray:
     """F over the thresholds in every draw, `[resamples, T]`, by the protocol of the result."""
     precision, recall = (result["per_image"][name] for name in ("precision", "recall"))
     if result["protocol"] == "released":
-        return f_measure(weights @ precision.astype(np.float32), weights @ recall.astype(np.float32))
-    return weights @ f_measure(precision, recall).astype(np.float32)
+        return f_measure(weights @ precision, weights @ recall)
+    return weights @ f_measure(precision, recall)
 
 
 def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -180,8 +180,7 @@ def paired(
 
 def drawn_scores(result: Mapping[str, Any], weights: np.ndarray) -> dict[str, np.ndarray]:
     """Max F and MAE of a result in every draw of `resample`, `[resamples]` each."""
-    mae = result["per_image"]["mae"].astype(np.float32)
-    return {"max_f": f_of_draws(result, weights).max(1), "mae": weights @ mae}
+    return {"max_f": f_of_draws(result, weights).max(1), "mae": weights @ result["per_image"]["mae"]}
 
 
 def _summary(scores: list[tuple[np.ndarray, np.ndarray, float]], protocol: str) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class Page:
     def table(self, table: pd.DataFrame, name: str, index: bool = True) -> None:
         """Write the table as `<name>.csv`, headers of several levels joined by a space, to six digits: the last ones
         depend on the number of threads that summed them."""
-        flat = table.copy()
+        flat = table.infer_objects()  # or numbers beside words would keep all their digits
         if isinstance(flat.columns, pd.MultiIndex):
             flat.columns = [" ".join(str(part) for part in column if str(part)) for column in flat.columns]
         beside = self.tables / f".{name}.csv"

@@ -37,10 +37,10 @@ def reproduce(
     Raises SodlibError for an unknown preset, notebook or data root, and where sodlib is not in a checkout.
     """
     start = time.monotonic()
-    root = _repository()
+    root = repository()
     if preset and preset not in PRESETS:
         raise SodlibError(f"There is no preset {nearest(preset, list(PRESETS))}.")
-    notebooks = _choose(root / "notebooks", only)
+    notebooks = choose(root / "notebooks", only)
 
     # Kernels import the sodlib of this process, order sets alike in every run, and show figures in the page.
     python_path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -86,14 +86,16 @@ def reproduce(
     return 1 if failures else 0
 
 
-def _repository() -> Path:
+def repository() -> Path:
+    """The checkout that sodlib is imported from; raises SodlibError where it is installed without one."""
     root = Path(sodlib.__file__).resolve().parents[1]
     if not (root / "notebooks").is_dir():
         raise SodlibError(f"There is no folder {root / 'notebooks'}: run from a checkout of the repository.")
     return root
 
 
-def _choose(folder: Path, only: Sequence[str]) -> list[Path]:
+def choose(folder: Path, only: Sequence[str] = ()) -> list[Path]:
+    """The notebooks of a folder in the order of their names, all or those named in `only` by number or name."""
     paths = sorted(folder.glob("*.ipynb"))
     found = {path.stem: path for path in paths if not path.name.endswith(FAILED_SUFFIX)}
     if not found:

@@ -102,8 +102,7 @@ def sensitivity(
     by_row = [[record.by_image(test_set) for record in found] for found in without.values()]
     draws = np.empty((resamples + 1, len(without), len(members)))
     for column, chosen in enumerate(members.values()):
-        once = np.full((1, len(chosen)), 1 / len(chosen), np.float32)
-        weights = np.concatenate([resample(len(chosen), resamples), once])
+        weights = np.concatenate([resample(len(chosen), resamples), np.full((1, len(chosen)), 1 / len(chosen))])
         before = _drawn(before_images, chosen, weights)
         for row, found in enumerate(by_row):
             change = _drawn(found, chosen, weights) / before - 1

@@ -72,13 +72,14 @@ def redundant_scale(
 ) -> np.ndarray:
     """The path `[steps]` of |gamma| from 1 where no loss holds it: only decay, through Adam, along the learning rate
     schedule of `schedule` steps (default: `steps`). Redundant channels follow it whatever the weight, since Adam
-    divides by the gradient's own size."""
-    gamma = torch.nn.Parameter(torch.ones(1))
+    divides by the gradient's own size. In float64: as the path swings around zero, rounding alone would
+    move its end from one CPU to another."""
+    gamma = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
     optimizer = torch.optim.Adam([gamma], lr=rate, betas=(BETAS[0], beta2), weight_decay=weight)
     path = np.empty(steps)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate_at(step, schedule or steps, rate)
-        gamma.grad = torch.zeros(1)
+        gamma.grad = torch.zeros_like(gamma)
         optimizer.step()
         path[step] = abs(gamma.item())
     return path

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def pytest_collection_modifyitems(items):
     """The notebooks first: they take longest, and other files fill the time beside them."""
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    items.sort(key=lambda item: item.path.name not in ("test_notebooks.py", "test_repeatability.py"))
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ Model = Annotated[str, typer.Argument(help="A .safetensors file, or the name of 
 
 
 #: The shipped network that `predict` uses unless told otherwise.
-DEFAULT_MODEL = "csnet-x1-lite"
+DEFAULT_MODEL = "csnet-x1-fast"
 
 
 @app.command()

@@ -21,7 +21,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def maps(images):
-    return dict(zip(images.stems, predict_set(sodlib.load("csnet-x1-lite"), images), strict=True))
+    return dict(zip(images.stems, predict_set(sodlib.load("csnet-x1-fast"), images), strict=True))
 
 
 @pytest.fixture(scope="module")

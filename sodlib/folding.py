@@ -136,9 +136,7 @@ class FoldedCSNet(nn.Module):
         stages = []
         for stage in range(len(self.plan.stages) + 1):
             blocks = getattr(model, f"stage{stage}")
-            stages.append(
-                nn.Sequential(*(_folded(u) for b in blocks for u in (b.conv1x1, b.conv3x3_1, b.conv3x3_2)))
-            )
+            stages.append(nn.Sequential(*(_folded(u) for b in blocks for u in (b.conv1x1, b.conv3x3_1, b.conv3x3_2))))
         self.stages = nn.ModuleList(stages)
         self.fusion = None
         if fusion := model.oct_fuse:
@@ -171,7 +169,7 @@ def fold(model: CSNet) -> FoldedCSNet:
 
 
 def _repeat_border(images: Tensor, dimension: int) -> Tensor:
-    """The last row or column repeated up to a multiple of 16. (By indices, since these may be exported for any size.)"""
+    """The last row or column repeated up to a multiple of 16; by indices, which can be exported for any size."""
     size = images.shape[dimension]
     wanted = (size + SIZE_MULTIPLE - 1) // SIZE_MULTIPLE * SIZE_MULTIPLE
     indices = torch.arange(wanted, device=images.device).clamp(max=size - 1)

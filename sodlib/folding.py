@@ -97,12 +97,12 @@ class FoldedOctave(nn.Module):
 
 
 class FoldedScales(nn.Module):
-    """One convolution and its PReLU on every scale that is present: a depthwise unit, or an ordinary one of one scale.
-    `stride` is that of the latter."""
+    """One layer on every scale that is present: depthwise convolutions, the dilated ones of the fusion, or what a
+    gOctConv becomes with one scale in and one out."""
 
-    def __init__(self, convs: dict[int, nn.Module], scales: int) -> None:
+    def __init__(self, convs: dict[int, nn.Module], scales: int, depthwise: bool = False) -> None:
         super().__init__()
-        self.scales = scales
+        self.scales, self.depthwise = scales, depthwise
         self.convs = nn.ModuleDict({str(j): conv for j, conv in convs.items()})
 
     def forward(self, scales: MultiScale) -> MultiScale:
@@ -145,12 +145,15 @@ class FoldedCSNet(nn.Module):
             self.fusion = nn.Sequential(_folded(fusion.fuse), middle, _folded(fusion.fuse1x1))
         self.last = FoldedConv(model.cls_layer.weight, model.cls_layer.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def padded(self, images: Tensor) -> Tensor:
+        """The images with sides that are multiples of 16."""
         if images.dim() != 4 or images.shape[1] != 3:
             raise SodlibError(f"the network takes images [B, 3, H, W], not a tensor {list(images.shape)}")
+        return _repeat_border(_repeat_border(images, 2), 3)
+
+    def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        images = _repeat_border(_repeat_border(images, 2), 3)
-        scales: MultiScale = self.stages[0]([images])
+        scales: MultiScale = self.stages[0]([self.padded(images)])
         ends: MultiScale = []
         for stage, blocks in enumerate(self.stages[1:], start=1):
             scales = blocks(scales)
@@ -199,7 +202,7 @@ def _folded(unit: nn.Module) -> nn.Module:
             convs[int(j)] = FoldedConv(
                 _effective(conv) * scale[:, None, None, None], shift, unit.prelus[j].weight, groups=len(scale)
             )
-        return FoldedScales(convs, max(map(int, unit.convs)) + 1)
+        return FoldedScales(convs, max(convs) + 1, depthwise=True)
     if isinstance(unit.conv, GOctConv):
         return FoldedOctave(unit)
     scale, shift = _scale_and_shift(unit, 0)

@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL | None:
     if compiled is not None:
         pointer, number = ctypes.c_void_p, ctypes.c_long
         compiled.forward.argtypes = [pointer, number, pointer, pointer, pointer, number, pointer, pointer]
-        compiled.forward.argtypes += [number] * 8 + [ctypes.c_int]
+        compiled.forward.argtypes += [number] * 8 + [ctypes.c_int, pointer]
         compiled.forward.restype = compiled.layout.restype = None
     return compiled
 
@@ -65,6 +65,9 @@ class Program:
 
     def __init__(self, network: FoldedCSNet, height: int, width: int) -> None:
         self.steps: list[list[int]] = []
+        #: The layer that each step is a part of, as the stages and the fusion number them.
+        self.layers: list[str] = []
+        self._layer = ""
         self.table: list[int] = []
         self.numbers: list[np.ndarray] = []
         self._count = 0
@@ -74,10 +77,11 @@ class Program:
         scales: list[Feature | None] = [self.input]
         ends: list[Feature] = []
         for stage, units in enumerate(network.stages):
-            scales = self._units(units, scales, kept=ends)
+            scales = self._units(units, scales, f"stage{stage}", kept=ends)
             if stage in network.plan.fused_stages:
                 ends.append(scales[0])
-        features = ends if network.fusion is None else self._units(network.fusion, ends, kept=[])
+        features = ends if network.fusion is None else self._units(network.fusion, ends, "fusion", kept=[])
+        self._layer = "last"
         logits = self._allocate(1, features[0].height, features[0].width)
         self._convolve(network.last, features[0].planes, features[0], logits)
         self.output = self._enlarged(logits, height // logits.height)
@@ -120,6 +124,7 @@ class Program:
 
     def _emit(self, **fields: int) -> None:
         self.steps.append([fields.get(name, 0) for name in FIELDS])
+        self.layers.append(self._layer)
 
     def _listed(self, numbers: Sequence[int]) -> int:
         self.table += numbers
@@ -201,12 +206,13 @@ class Program:
         )
 
     def _units(
-        self, units: nn.Sequential, scales: Sequence[Feature | None], kept: Sequence[Feature]
+        self, units: nn.Sequential, scales: Sequence[Feature | None], part: str, kept: Sequence[Feature]
     ) -> list[Feature | None]:
         """Run the layers; what they read is free afterwards, but for what is kept."""
         scales = list(scales)
         pending = None
-        for unit in units:
+        for place, unit in enumerate(units):
+            self._layer = f"{part}.{place}"
             if isinstance(unit, FoldedScales) and unit.depthwise:
                 if pending is None:
                     pending = unit
@@ -280,9 +286,10 @@ class Program:
         self, unit: FoldedOctave, xs: dict[int, Feature]
     ) -> tuple[dict[int, Feature], list[Feature]]:
         """At every resolution what the convolutions read there: the finer scales, pooled, and then the scale itself,
-        which takes its place in `xs`; and the memory that this took."""
+        which takes its place in `xs`; and the memory that this took. A pooled scale is pooled further for the next."""
         border = max(conv.padding[0] for conv in (*unit.own.values(), *unit.coarse.values()))
         read, temporary = {}, []
+        pooled = {i: (x, i) for i, x in xs.items()}
         for j in sorted({*xs, *map(int, unit.own)}):
             present = [i for i in xs if i == j or (i < j and str(j) in unit.own)]
             copied = [i for i in present if i < j or unit.stride == 2 or (border and xs[i] is not self.input)]
@@ -298,11 +305,18 @@ class Program:
             for i in present:
                 piece = xs[i].planes
                 if i in copied:
-                    self._pool(xs[i], 2 ** (j - i) if i < j else unit.stride, i == j and unit.stride == 2, space, taken)
+                    source, level = pooled[i]
+                    while level < j - 1:
+                        smaller = self._allocate(len(piece), source.height // 2, source.width // 2)
+                        temporary.append(smaller)
+                        self._pool(source, 2, False, smaller)
+                        source, level = smaller, level + 1
+                    self._pool(source, 2 if i < j else unit.stride, i == j and unit.stride == 2, space, taken)
                     piece = space.planes[taken : taken + len(piece)]
                     taken += len(piece)
+                    pooled[i] = replace(space, planes=piece), j
                     if i == j:
-                        xs[j] = replace(space, planes=piece)
+                        xs[j] = pooled[j][0]
                 planes += piece
             read[j] = replace(space, planes=planes)
         return read, temporary
@@ -325,6 +339,16 @@ class CompiledCSNet(nn.Module):
         self._workspaces: dict[tuple[int, int], Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
+        return self._run(images, None)
+
+    def seconds(self, image: Tensor) -> list[tuple[str, int, float]]:
+        """The time of every step for one image: layer, kind, seconds."""
+        program = self._program(*self.network.padded(image).shape[-2:])
+        times = np.zeros(len(program.steps))
+        self._run(image[:1], times.ctypes.data)
+        return [(layer, step[0], float(time)) for layer, step, time in zip(program.layers, program.steps, times, strict=True)]
+
+    def _run(self, images: Tensor, times: int | None) -> Tensor:
         network = self.network
         height, width = images.shape[-2:]
         images = network.padded(images).detach().float().contiguous()
@@ -342,6 +366,6 @@ class CompiledCSNet(nn.Module):
             program.steps_array.ctypes.data, len(program.steps), program.table_array.ctypes.data,
             program.weights.ctypes.data, workspace.data_ptr() + 64, workspace.shape[1], images.data_ptr(),
             logits.data_ptr(), batch, *size, x.planes[0], x.planes[1] - x.planes[0], x.stride, y.planes[0], y.stride,
-            threads if batch == 1 else workers,
+            threads if batch == 1 else workers, times,
         )  # fmt: skip
         return logits[..., :height, :width]

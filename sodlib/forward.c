@@ -4,6 +4,7 @@
  * in a workspace, one for every image. All offsets are in floats.
  */
 #include <string.h>
+#include <time.h>
 
 #ifdef __AVX512F__
 #define LANES 16
@@ -42,7 +43,7 @@ INLINE vector prelu(vector v, float slope)
 }
 
 /* One row of a plane, `factor` times as high and wide, bilinear with half-integer pixel centres; set or added. */
-INLINE void enlarge_row(float *out, const float *plane, long stride, long height, long width, long factor, long y,
+INLINE void enlarge_by(float *out, const float *plane, long stride, long height, long width, long factor, long y,
                         int add, float *between)
 {
     long half = factor / 2, above = (y + half) / factor - 1;
@@ -66,7 +67,6 @@ INLINE void enlarge_row(float *out, const float *plane, long stride, long height
         if (factor <= LANES) {
             vector here = load(row + x / factor - 1);
             vector a = __builtin_shuffle(here, left);
-            /* With factor 2, eight more lanes are read than fit beside the first; they are at most LANES / 2 + 1. */
             vector b = __builtin_shuffle(here, left + 1);
             value = a + (b - a) * share;
         } else
@@ -78,6 +78,17 @@ INLINE void enlarge_row(float *out, const float *plane, long stride, long height
             }
         store(out + x, add ? load(out + x) + value : value);
     }
+}
+
+static void enlarge_row(float *out, const float *plane, long stride, long height, long width, long factor, long y,
+                        int add, float *between)
+{
+    if (factor == 2) /* known to the compiler, it divides by none */
+        enlarge_by(out, plane, stride, height, width, 2, y, add, between);
+    else if (factor == 4)
+        enlarge_by(out, plane, stride, height, width, 4, y, add, between);
+    else
+        enlarge_by(out, plane, stride, height, width, factor, y, add, between);
 }
 
 /* `count` outputs at `vectors` neighbouring vectors of a row. Weights: input, tap, output. */
@@ -165,49 +176,80 @@ static void convolution(const step *s, float *space, const float *weights, const
     }
 }
 
-INLINE void depthwise_row(float *out, const float *above, const float *here, const float *below, const float *w,
-                          long width)
+/* Neighbours of all lanes: `v` and the vectors before and after it. */
+INLINE vector moved(vector v, vector other, int right)
 {
+    integers lanes;
+    for (int lane = 0; lane < LANES; lane++)
+        lanes[lane] = right ? lane + 1 : lane + LANES - 1;
+#ifdef __clang__
+    vector result;
+    for (int lane = 0; lane < LANES; lane++)
+        result[lane] = right ? (lane + 1 < LANES ? v[lane + 1] : other[0]) : (lane ? v[lane - 1] : other[LANES - 1]);
+    return result;
+#else
+    return right ? __builtin_shuffle(v, other, lanes) : __builtin_shuffle(other, v, lanes);
+#endif
+}
+
+/* Two neighbouring rows of a depthwise 3x3 convolution, from four. */
+INLINE void depthwise_rows(float *first, float *second, const float *const rows[4], const float *w, long width)
+{
+    vector before[4], here[4];
+    for (int r = 0; r < 4; r++) {
+        before[r] = load(rows[r] - LANES);
+        here[r] = load(rows[r]);
+    }
     for (long x = 0; x < width; x += LANES) {
-        vector a = load(above + x - 1) * w[0] + w[9], b = load(above + x) * w[1], c = load(above + x + 1) * w[2];
-        a += load(here + x - 1) * w[3];
-        b += load(here + x) * w[4];
-        c += load(here + x + 1) * w[5];
-        a += load(below + x - 1) * w[6];
-        b += load(below + x) * w[7];
-        c += load(below + x + 1) * w[8];
-        store(out + x, prelu(a + b + c, w[10]));
+        vector a = all(w[9]), b = all(w[9]);
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) {
+            vector after = load(rows[r] + x + LANES);
+            vector left = moved(here[r], before[r], 0), right = moved(here[r], after, 1);
+            if (r < 3)
+                a += left * w[3 * r] + here[r] * w[3 * r + 1] + right * w[3 * r + 2];
+            if (r > 0)
+                b += left * w[3 * r - 3] + here[r] * w[3 * r - 2] + right * w[3 * r - 1];
+            before[r] = here[r];
+            here[r] = after;
+        }
+        store(first + x, prelu(a, w[10]));
+        store(second + x, prelu(b, w[10]));
     }
 }
 
 /* Two depthwise 3x3 convolutions, each with bias and PReLU, in place. Weights of a channel: 9, bias, slope; twice. */
 static void depthwise(const step *s, float *space, const float *weights, const long *table, int threads)
 {
-    long length = s->stride + 2 * MARGIN;
+    long length = s->stride + 2 * MARGIN, height = s->height;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic, 2)
     for (long c = 0; c < s->inputs; c++) {
-        float *plane = space + table[s->sources + c], rows[7][length];
+        float *plane = space + table[s->sources + c], input[4][length], between[4][length], zeros[length], none[length];
         const float *w = weights + s->weights + 22 * c;
-        memset(rows, 0, sizeof rows);
-        /* Rows 0 to 2 hold the input, 3 to 5 what is between, the last zeros. */
-#define INPUT(y) ((y) < 0 || (y) >= s->height ? rows[6] : rows[(y) % 3]) + MARGIN
-#define BETWEEN(y) ((y) < 0 || (y) >= s->height ? rows[6] : rows[3 + (y) % 3]) + MARGIN
-        for (long y = -1; y < s->height + 2; y++) {
-            if (y + 1 < s->height) {
-                memcpy(rows[(y + 1) % 3] + MARGIN, plane + (y + 1) * s->stride, 4 * s->stride);
-                rows[(y + 1) % 3][MARGIN + s->width] = 0;
+        memset(input, 0, sizeof input);
+        memset(between, 0, sizeof between);
+        memset(zeros, 0, sizeof zeros);
+        memcpy(input[0] + MARGIN, plane, 4 * s->width);
+        for (long y = 0; y <= height; y += 2) {
+            const float *above[4], *middle[4];
+            for (long v = y + 1; v < y + 3 && v < height; v++)
+                memcpy(input[v % 4] + MARGIN, plane + v * s->stride, 4 * s->width);
+            for (long r = 0; r < 4; r++) {
+                long in = y - 1 + r, mid = y - 2 + r;
+                above[r] = (in < 0 || in >= height ? zeros : input[in % 4]) + MARGIN;
+                middle[r] = (mid < 0 || mid >= height ? zeros : between[mid % 4]) + MARGIN;
             }
-            if (y >= 0 && y < s->height) {
-                depthwise_row(rows[3 + y % 3] + MARGIN, INPUT(y - 1), INPUT(y), INPUT(y + 1), w, s->width);
-                rows[3 + y % 3][MARGIN + s->width] = 0;
-            }
-            if (y >= 1 && y <= s->height)
-                depthwise_row(plane + (y - 1) * s->stride, BETWEEN(y - 2), BETWEEN(y - 1), BETWEEN(y), w + 11, s->width);
+            float *here = between[y % 4] + MARGIN, *next = between[(y + 1) % 4] + MARGIN;
+            if (y < height)
+                depthwise_rows(here, next, above, w, s->width);
+            here[s->width] = next[s->width] = 0;
+            depthwise_rows(y > 0 ? plane + (y - 1) * s->stride : none, y < height ? plane + y * s->stride : none, middle,
+                           w + 11, s->width);
         }
     }
 }
 
-/* The mean or largest of squares of `factor`, or with factor 1 a copy. The target may have a border, left as it is. */
+/* The mean or largest of squares of 2 x 2, or with factor 1 a copy. The target may have a border, left as it is. */
 static void pool(const step *s, float *space, const long *table, int threads)
 {
     long f = s->factor;
@@ -221,23 +263,13 @@ static void pool(const step *s, float *space, const long *table, int threads)
             else if (s->average)
                 for (long x = 0; x < s->width; x++)
                     out[x] = (in[2 * x] + in[2 * x + 1] + in[s->in_stride + 2 * x] + in[s->in_stride + 2 * x + 1]) / 4;
-            else if (f == 2)
+            else
                 for (long x = 0; x < s->width; x++) {
                     float a = in[2 * x], b = in[2 * x + 1], c = in[s->in_stride + 2 * x];
                     float d = in[s->in_stride + 2 * x + 1];
                     a = a > b ? a : b;
                     c = c > d ? c : d;
                     out[x] = a > c ? a : c;
-                }
-            else
-                for (long x = 0; x < s->width; x++) {
-                    float most = in[x * f];
-                    for (long v = 0; v < f; v++)
-                        for (long u = 0; u < f; u++) {
-                            float value = in[v * s->in_stride + x * f + u];
-                            most = value > most ? value : most;
-                        }
-                    out[x] = most;
                 }
         }
 }
@@ -257,10 +289,18 @@ void layout(int *lanes, int *most)
     *most = MOST;
 }
 
-/* Input planes lie at `input` of the workspace, the logits at `output`, with rows of `stride` floats. */
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + 1e-9 * time.tv_nsec;
+}
+
+/* Input planes lie at `input` of the workspace, the logits at `output`, with rows of `stride` floats. `seconds`, one a
+ * step, or none: what the steps of a single image take is added there. */
 void forward(const step *steps, long count, const long *table, const float *weights, float *workspace, long size,
              const float *images, float *logits, long batch, long height, long width, long input, long in_plane,
-             long in_stride, long output, long stride, int threads)
+             long in_stride, long output, long stride, int threads, double *seconds)
 {
     int outer = batch > 1 ? threads : 1, inner = batch > 1 ? 1 : threads;
 #pragma omp parallel for num_threads(outer) if (outer > 1) schedule(static, 1)
@@ -271,13 +311,17 @@ void forward(const step *steps, long count, const long *table, const float *weig
                 for (long y = 0; y < height; y++)
                     memcpy(space + input + c * in_plane + y * in_stride,
                            images + ((image * 3 + c) * height + y) * width, 4 * width);
-            for (const step *s = steps; s < steps + count; s++)
+            for (const step *s = steps; s < steps + count; s++) {
+                double start = seconds ? now() : 0;
                 switch (s->kind) {
                 case CONVOLUTION: convolution(s, space, weights, table, inner); break;
                 case DEPTHWISE: depthwise(s, space, weights, table, inner); break;
                 case POOL: pool(s, space, table, inner); break;
                 case ENLARGE: enlarge(s, space, table); break;
                 }
+                if (seconds)
+                    seconds[s - steps] += now() - start;
+            }
             for (long y = 0; y < height; y++)
                 memcpy(logits + (image * height + y) * width, space + output + y * stride, 4 * width);
         }

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .octconv import norm_activation
-from .records import hardware
+from .records import processor
 
 SOURCE = Path(__file__).with_name("norm_activation.c")
 #: From malloc.h of glibc.
@@ -38,7 +38,7 @@ def compiled(source: Path) -> ctypes.CDLL | None:
     compiler = shutil.which("cc")
     if compiler is None:
         return None
-    identity = hashlib.sha256(source.read_bytes() + " ".join([compiler, *FLAGS, hardware()]).encode()).hexdigest()
+    identity = hashlib.sha256(source.read_bytes() + " ".join([compiler, *FLAGS, processor()]).encode()).hexdigest()
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sodlib" / f"{source.stem}-{identity}.so"
     if not kept.exists():
         with tempfile.TemporaryDirectory() as folder:

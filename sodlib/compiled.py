@@ -71,6 +71,11 @@ class CompiledCSNet(nn.Module):
             for layer, step, time in zip(program.layers, program.steps, times, strict=True)
         ]
 
+    def bytes_moved(self, height: int, width: int) -> int:
+        """What the steps read and write for one image, every plane of a step once."""
+        program = self._program(height, width)
+        return sum(program.traffic)
+
     def _run(self, images: Tensor, times: int | None) -> Tensor:
         network = self.network
         height, width = images.shape[-2:]

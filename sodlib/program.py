@@ -36,8 +36,8 @@ class Feature:
 
 
 class Program:
-    """The steps for images of one size, with their weights. `lanes`: numbers in a vector; `most`: outputs that a block of
-    a convolution has at most."""
+    """The steps for images of one size, with their weights. `lanes`: numbers in a vector; `most`: outputs that a
+    block of a convolution has at most."""
 
     def __init__(self, network: FoldedCSNet, height: int, width: int, lanes: int, most: int) -> None:
         self._lanes, self._most = lanes, most
@@ -45,6 +45,8 @@ class Program:
         #: The layer that each step is a part of, as the stages and the fusion number them.
         self.layers: list[str] = []
         self._layer = ""
+        #: Bytes that each step reads and writes.
+        self.traffic: list[int] = []
         self.table: list[int] = []
         self.numbers: list[np.ndarray] = []
         self._count = 0
@@ -102,6 +104,10 @@ class Program:
     def _emit(self, **fields: int) -> None:
         self.steps.append([fields.get(name, 0) for name in FIELDS])
         self.layers.append(self._layer)
+        inside = fields["height"] * fields["width"]
+        read = inside if fields["kind"] != POOL else inside * fields["factor"] ** 2
+        read = read // fields["factor"] ** 2 if fields["kind"] == ENLARGE else read
+        self.traffic.append(4 * (fields.get("inputs", 1) * read + fields["outputs"] * inside))
 
     def _listed(self, numbers: Sequence[int]) -> int:
         self.table += numbers

@@ -52,11 +52,13 @@ class OnnxRuntime(Engine):
 
     def __init__(self, network: FoldedCSNet, content: bytes | None = None) -> None:
         super().__init__(network)
-        runtime = _package("onnxruntime", "onnx")
+        runtime = package("onnxruntime", "onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        self._session = runtime.InferenceSession(content or _onnx(network), options, providers=["CPUExecutionProvider"])
+        self._session = runtime.InferenceSession(
+            content or onnx_content(network), options, providers=["CPUExecutionProvider"]
+        )
 
     def run(self, images: Tensor) -> Tensor:
         return torch.from_numpy(self._session.run(None, {"images": images.numpy()})[0])
@@ -68,10 +70,10 @@ class OpenVino(Engine):
 
     def __init__(self, network: FoldedCSNet, precision: str = "f32", content: bytes | None = None) -> None:
         super().__init__(network)
-        openvino = _package("openvino", "openvino")
+        openvino = package("openvino", "openvino")
         core = openvino.Core()
         # By way of ONNX: what OpenVINO makes of torch's own graph takes more than twice as long.
-        read = core.read_model(io.BytesIO(content or _onnx(network)))
+        read = core.read_model(io.BytesIO(content or onnx_content(network)))
         options = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
@@ -138,7 +140,7 @@ def export(model: nn.Module, path: str | Path) -> None:
     Raises SodlibError where the packages are not installed, the network is no CSNet, or the file cannot be written.
     """
     path = Path(path)
-    content = _onnx(_foldable(model))
+    content = onnx_content(_foldable(model))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -150,7 +152,8 @@ class NotInstalled(SodlibError):
     """An engine's package is not there."""
 
 
-def _package(name: str, extra: str) -> ModuleType:
+def package(name: str, extra: str) -> ModuleType:
+    """An optional package. Raises NotInstalled with the extra that brings it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -176,9 +179,10 @@ def _exported(network: FoldedCSNet) -> torch.export.ExportedProgram:
         )
 
 
-def _onnx(network: FoldedCSNet) -> bytes:
+def onnx_content(network: FoldedCSNet) -> bytes:
+    """The network as an ONNX file. Raises NotInstalled."""
     for package in ("onnx", "onnxscript"):
-        _package(package, "onnx")
+        package(package, "onnx")
     with _quiet():
         program = torch.onnx.export(
             _exported(network),

@@ -22,7 +22,7 @@ from sodlib.images import to_input
 from sodlib.quantisation import quantised
 from sodlib.timing import called, copied
 
-PARTS = ("engines", "table8", "layers", "roofline", "memory", "scaling", "precision")
+PARTS = ("engines", "table8", "layers", "roofline", "memory", "folder", "scaling", "precision")
 
 
 SIZES, BATCHES = (96, 160, 224, 320, 448, 608, 768), (1, 2, 4, 8, 16)
@@ -139,9 +139,8 @@ def main() -> None:
         "layers": lambda: timing.layers(large, max(2, rounds // 2)),
         "roofline": lambda: timing.roofline(large, max(2, rounds // 2)),
         "memory": timing.memory,
-        "scaling": lambda: timing.scaling(
-            large, max(2, rounds // 10), (96, 160, 224, 320, 448, 608, 768), (1, 2, 4, 8, 16)
-        ),  # fmt: skip
+        "folder": lambda: timing.folder(large, data.find_set("cutouts/test").images[:100], max(2, rounds // 10)),
+        "scaling": lambda: timing.scaling(large, max(2, rounds // 10), SIZES, BATCHES),
         "precision": lambda: precision(models, arguments.data),
     }
     for part in arguments.only:

@@ -181,8 +181,8 @@ def _exported(network: FoldedCSNet) -> torch.export.ExportedProgram:
 
 def onnx_content(network: FoldedCSNet) -> bytes:
     """The network as an ONNX file. Raises NotInstalled."""
-    for package in ("onnx", "onnxscript"):
-        package(package, "onnx")
+    for name in ("onnx", "onnxscript"):
+        package(name, "onnx")
     with _quiet():
         program = torch.onnx.export(
             _exported(network),

@@ -11,15 +11,17 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,10 +33,13 @@ from .csnet import CSNet, csnet
 from .folding import fold
 from .octconv import GOctConv, MultiScale
 from .poolnet import PoolNet
+from .prediction import predict, predict_files, quantise
 from .program import DEPTHWISE
 from .records import RESULTS, circumstances
 
 FOLDER = "runtime"
+#: The parts of page 07.
+MEASURED = ("table8", "engines", "layers", "scaling", "roofline", "memory", "folder", "precision", "gpu")
 #: Rows of Table 8 that are built here, by the paper's names, and where their layers come from.
 TABLE_8 = {"PoolNet": PoolNet, "ENet": lambda: networks.build("enet"), "ESPNetv2": lambda: networks.build("espnetv2")}
 #: Parts of a network in the order of the forward pass.
@@ -227,13 +232,14 @@ def roofline(model: CSNet, rounds: int, size: int = 224) -> dict[str, Any]:
 
 
 def memory(rounds: int = 3) -> dict[str, Any]:
-    """Peak resident megabytes of fresh processes: with the library imported, with the shipped network loaded, after one
-    prediction; medians."""
-    program = """
-import resource, sys
+    """Peak resident megabytes of fresh processes (Linux only): with the library imported, with the shipped network
+    loaded, after one prediction; medians."""
+    program = r"""
+import re, sys
+from pathlib import Path
 peaks = []
 def peak():
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    peaks.append(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
 import numpy as np, sodlib
 peak()
 model = sodlib.load("csnet-x1-lite")
@@ -250,6 +256,57 @@ print(*peaks)
         peaks = np.median([[float(number) for number in line.split()] for line in found], axis=0)
         result[engine] = dict(zip(("imported_mb", "loaded_mb", "predicted_mb"), peaks.tolist(), strict=True))
     return result
+
+
+def folder(model: nn.Module, photographs: Sequence[Path], rounds: int) -> dict[str, Any]:
+    """Photographs a second from files to files: one after the other, and in the pipeline of `sodlib predict`."""
+    quick = runtime.optimise(model)
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as place:
+
+        def write_map(index: int, found: np.ndarray) -> None:
+            Image.fromarray(found).save(Path(place) / f"{index}.png")
+
+        def one_by_one(network: nn.Module) -> None:
+            for index, path in enumerate(photographs):
+                write_map(index, quantise(predict(network, path)))
+
+        def pipeline() -> None:
+            for _ in predict_files(quick, photographs, write_map):
+                pass
+
+        runs = {
+            "one by one, eager": lambda: one_by_one(model),
+            "one by one, compiled C": lambda: one_by_one(quick),
+            "pipeline, compiled C": pipeline,
+        }
+        rates = {
+            name: [len(photographs) / value for value in values] for name, values in interleaved(runs, rounds).items()
+        }
+    return {"photographs": len(photographs), "per_second": {n: statistics.median(v) for n, v in rates.items()}}
+
+
+def shown(fresh: bool, place: Path) -> dict[str, dict[str, Any]]:
+    """The parts of page 07: the committed records; or a few rounds on small images, made anew and written below
+    `place`, of the parts that need no further package."""
+    if not fresh:
+        return {part: found for part in MEASURED if (found := read(part))}
+    model, size, rounds = built(), 64, 2
+    images = torch.randn(1, 3, size, size)
+    forms = {"plain eager": plain(copied(model)), "folded torch": runtime.optimise(model, "torch")}
+    forms["compiled C"] = CompiledCSNet(fold(model))
+    rows = summary(interleaved({name: called(form, images) for name, form in forms.items()}, rounds), "plain eager")
+    contents = {
+        "engines": {"size": size, "photographs": 0, "networks": {"CSNet×1": {"batch 1": rows}}},
+        "table8": table_8({"CSNet×1": model}, rounds, 128),
+        "layers": layers(model, rounds, size),
+        "roofline": roofline(model, rounds, size),
+        "memory": memory(1),
+        "scaling": scaling(model, rounds, (32, 48, 64), (1, 2)),
+    }
+    for part, content in contents.items():
+        write(part, content, place)
+    return {part: read(part, place) for part in contents}
 
 
 def write(part: str, content: dict[str, Any], place: Path = RESULTS) -> None:

@@ -48,25 +48,28 @@ def photographs(count: int = 50) -> torch.Tensor:
     return torch.stack([to_input(data.read_image(path), 224) for path in paths])
 
 
-def forms(model: sodlib.csnet, content: bytes, small: bytes, compiled: bool) -> dict[str, torch.nn.Module]:
-    """Everything that runs one network, by name; the engines take torch's number of threads as it is now."""
-    last = {"memory_format": torch.channels_last}
-    found = {
+def forms(model: sodlib.csnet, content: bytes) -> dict[str, torch.nn.Module]:
+    """What runs one network in float32, by name; the engines take torch's number of threads as it is now."""
+    return {
         "plain eager": timing.plain(copied(model)),
-        "eager, channels last": copied(model).to(**last),
+        "eager, channels last": copied(model).to(memory_format=torch.channels_last),
         "folded torch": runtime.optimise(model, "torch"),
         "ONNX Runtime": runtime.OnnxRuntime(fold(model), content),
         "OpenVINO": runtime.OpenVino(fold(model), content=content),
         "compiled C": CompiledCSNet(fold(model)),
     }
-    if compiled:
-        found["torch.compile"] = runtime.optimise(model, "torch.compile")
-    half = fold(model).to(torch.bfloat16, **last)
-    found["folded torch, bfloat16"] = Half(half)
-    found["OpenVINO, bfloat16"] = runtime.OpenVino(fold(model), "bf16", content)
-    found["ONNX Runtime, int8"] = runtime.OnnxRuntime(fold(model), small)
-    found["OpenVINO, int8"] = runtime.OpenVino(fold(model), content=small)
-    return found
+
+
+def further(model: sodlib.csnet, content: bytes) -> dict[str, torch.nn.Module]:
+    """torch.compile, and half and 8-bit precision."""
+    small = quantised(fold(model), calibration())
+    return {
+        "torch.compile": runtime.optimise(model, "torch.compile"),
+        "folded torch, bfloat16": Half(fold(model).to(torch.bfloat16, memory_format=torch.channels_last)),
+        "OpenVINO, bfloat16": runtime.OpenVino(fold(model), "bf16", content),
+        "ONNX Runtime, int8": runtime.OnnxRuntime(fold(model), small),
+        "OpenVINO, int8": runtime.OpenVino(fold(model), content=small),
+    }
 
 
 class Half(torch.nn.Module):
@@ -81,16 +84,18 @@ class Half(torch.nn.Module):
 
 
 def engines(models: dict, rounds: int) -> dict:
-    result = {}
+    """Every engine and network; what is done is written at once. torch.compile and other precisions: the larger one at
+    batch 1 alone."""
     checked = photographs()
-    for name in ("CSNet×2-L", "CSNet×1-L"):
-        model = models[name]
-        content = runtime.onnx_content(fold(model))
-        small = quantised(fold(model), calibration())
-        result[name] = {}
-        for batch, count, many in ((1, 1, rounds), (16, 2, max(2, rounds // 10))):
+    content = {name: runtime.onnx_content(fold(models[name])) for name in ("CSNet×2-L", "CSNet×1-L")}
+    part: dict = {"size": 224, "photographs": len(checked), "networks": {name: {} for name in content}}
+    for batch, count, many in ((1, 1, rounds), (16, 2, max(2, rounds // 10))):
+        for name in content:
+            model = models[name]
             with timing.threads(count), torch.inference_mode():
-                every = forms(model, content, small, compiled=batch == 1 and name == "CSNet×2-L")
+                every = forms(model, content[name])
+                if batch == 1 and name == "CSNet×2-L":
+                    every |= further(model, content[name])
                 images = torch.randn(batch, 3, 224, 224)
                 runs = {form: called(one, images) for form, one in every.items()}
                 rows = timing.summary(timing.interleaved(runs, many), "plain eager")
@@ -99,9 +104,10 @@ def engines(models: dict, rounds: int) -> dict:
                     for form, one in every.items():
                         logits = torch.cat([one(image[None]) for image in checked])
                         rows[form]["difference"] = (logits - expected).abs().max().item()
-                result[name][f"batch {batch}, {count} thread{'s' if count > 1 else ''}"] = rows
+                part["networks"][name][f"batch {batch}, {count} thread{'s' if count > 1 else ''}"] = rows
             print(name, batch, {form: round(row["speedup"], 2) for form, row in rows.items()}, flush=True)
-    return {"size": 224, "photographs": len(checked), "networks": result}
+            timing.write("engines", part)
+    return part
 
 
 def precision(models: dict, root: Path) -> dict:

@@ -16,7 +16,7 @@ from torch import nn
 
 import sodlib
 from sodlib.checkpoints import read_checkpoint
-from sodlib.timing import plain
+from sodlib.plain import plain
 
 
 def seconds(model: nn.Module, images: torch.Tensor) -> float:

@@ -19,6 +19,7 @@ from sodlib.compiled import CompiledCSNet
 from sodlib.folding import fold
 from sodlib.gallery import PHOTOS
 from sodlib.images import to_input
+from sodlib.plain import plain
 from sodlib.quantisation import quantised
 from sodlib.timing import called, copied
 
@@ -51,7 +52,7 @@ def photographs(count: int = 50) -> torch.Tensor:
 def forms(model: sodlib.csnet, content: bytes) -> dict[str, torch.nn.Module]:
     """What runs one network in float32, by name; the engines take torch's number of threads as it is now."""
     return {
-        "plain eager": timing.plain(copied(model)),
+        "plain eager": plain(copied(model)),
         "eager, channels last": copied(model).to(memory_format=torch.channels_last),
         "folded torch": runtime.optimise(model, "torch"),
         "ONNX Runtime": runtime.OnnxRuntime(fold(model), content),

@@ -14,6 +14,7 @@ from sodlib.__main__ import app
 from sodlib.folding import fold
 from sodlib.gallery import PHOTOS
 from sodlib.images import to_input
+from sodlib.plain import plain
 from sodlib.prediction import predict, predict_files, quantise
 
 NETWORKS = {
@@ -123,7 +124,7 @@ def test_every_step_has_a_time_and_a_layer():
 def test_plain_baseline_is_the_same_network():
     model = settled(sodlib.csnet())
     images = torch.randn(1, 3, 64, 64)
-    assert furthest(timing.plain(timing.copied(model)), model, images) < 2e-3
+    assert furthest(plain(timing.copied(model)), model, images) < 2e-3
 
 
 def test_engine_that_is_not_installed_names_its_extra(monkeypatch):

@@ -30,6 +30,7 @@ typedef struct {
     long factor, average;       /* of a pool */
     long added;                 /* index into the table of what is enlarged and added: plane, stride, spacing, factor */
     long additions;
+    long merged; /* whether the outputs, times the last weights, are summed into one plane, with the last bias */
 } step;
 
 INLINE vector load(const float *at) { return *(const unaligned *)at; }
@@ -158,7 +159,12 @@ static void convolution(const step *s, float *space, const float *weights, const
     const float *bias = weights + s->weights, *slopes = bias + s->outputs, *packed = slopes + s->outputs;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long y = 0; y < s->height; y++) {
-        float enlarged[MOST * s->stride], between[s->stride + 3 * LANES];
+        float enlarged[MOST * s->stride], between[s->stride + 3 * LANES], rows[s->merged ? MOST * s->stride : 1];
+        float *target = space + s->target + y * s->stride;
+        const float *shares = packed + s->outputs * s->inputs * taps;
+        if (s->merged)
+            for (long x = 0; x < s->stride; x++)
+                target[x] = shares[s->outputs];
         for (long b = 0; b < blocks; b++) {
             long first = b * s->outputs / blocks, count = (b + 1) * s->outputs / blocks - first;
             for (long a = 0; a < s->additions; a++) {
@@ -171,7 +177,10 @@ static void convolution(const step *s, float *space, const float *weights, const
                 block(count, x + LANES < s->width ? 2 : 1, s->kernel, space, table + s->sources, s->inputs,
                       y * s->in_stride + x, s->in_stride, s->dilation, packed + first * s->inputs * taps, bias + first,
                       s->activated ? slopes + first : 0, s->additions ? enlarged + x : 0, s->stride,
-                      space + s->target + first * s->plane + y * s->stride + x, s->plane);
+                      s->merged ? rows + x : target + first * s->plane + x, s->merged ? s->stride : s->plane);
+            for (long m = 0; s->merged && m < count; m++)
+                for (long x = 0; x < s->stride; x++)
+                    target[x] += shares[first + m] * rows[m * s->stride + x];
         }
     }
 }

@@ -20,7 +20,8 @@ from .folding import FoldedConv, FoldedCSNet, FoldedDilated, FoldedOctave, Folde
 #: As in `forward.c`.
 CONVOLUTION, DEPTHWISE, POOL, ENLARGE = range(4)
 FIELDS = ("kind", "height", "width", "inputs", "sources", "in_stride", "outputs", "target", "plane", "stride",
-          "weights", "kernel", "dilation", "activated", "factor", "average", "added", "additions")  # fmt: skip
+          "weights", "kernel", "dilation", "activated", "factor", "average", "added", "additions",
+          "merged")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,17 @@ class Program:
             scales = self._units(units, scales, f"stage{stage}", kept=ends)
             if stage in network.plan.fused_stages:
                 ends.append(scales[0])
-        features = ends if network.fusion is None else self._units(network.fusion, ends, "fusion", kept=[])
+        # The prediction layer is part of the last step of the fusion, whose many planes are never written.
+        merging = network.fusion is not None and isinstance(network.fusion[-1], FoldedOctave)
+        features: Sequence[Feature | None] = ends
+        if network.fusion is not None:
+            features = self._units(network.fusion, ends, "fusion", [], network.last if merging else None)
+        logits = features[0]
+        if not merging:
+            self._layer = "last"
+            logits = self._allocate(1, features[0].height, features[0].width)
+            self._convolve(network.last, features[0].planes, features[0], logits)
         self._layer = "last"
-        logits = self._allocate(1, features[0].height, features[0].width)
-        self._convolve(network.last, features[0].planes, features[0], logits)
         self.output = self._enlarged(logits, height // logits.height)
         self.steps_array = np.array(self.steps, np.int64)
         self.table_array = np.array(self.table, np.int64)
@@ -107,7 +115,9 @@ class Program:
         inside = fields["height"] * fields["width"]
         read = inside if fields["kind"] != POOL else inside * fields["factor"] ** 2
         read = read // fields["factor"] ** 2 if fields["kind"] == ENLARGE else read
-        self.traffic.append(4 * (fields.get("inputs", 1) * read + fields["outputs"] * inside))
+        self.traffic.append(
+            4 * (fields.get("inputs", 1) * read + (1 if fields.get("merged") else fields["outputs"]) * inside)
+        )
 
     def _listed(self, numbers: Sequence[int]) -> int:
         self.table += numbers
@@ -153,10 +163,12 @@ class Program:
         first: int = 0,
         slopes: Tensor | None = None,
         added: Sequence[tuple[Sequence[int], Feature, int]] = (),
+        last: FoldedConv | None = None,
     ) -> None:
         """A convolution of planes of `x`, plus those that are given with their features and a factor by which they are
-        enlarged; then PReLU. Without a convolution, the sum of the latter alone."""
-        count = len(target.planes) if conv is None else conv.out_channels
+        enlarged; then PReLU. Without a convolution, the sum of the latter alone. With `last`, a 1x1 convolution
+        to one plane follows, which is all that is kept."""
+        count = len(added[0][0]) if conv is None else conv.out_channels
         bias = torch.zeros(count) if conv is None or conv.bias is None else conv.bias
         kernel, dilation = (1, 1) if conv is None else (conv.kernel_size[0], conv.dilation[0])
         if conv is not None and conv.stride != (1, 1):
@@ -166,6 +178,8 @@ class Program:
             blocks = -(-count // self._most)
             ends = [b * count // blocks for b in range(blocks + 1)]
             packed = [conv.weight[a:b].permute(1, 2, 3, 0) for a, b in pairwise(ends)]
+        if last is not None:
+            packed += [last.weight, last.bias]
         if slopes is None and conv is not None:
             slopes = conv.slopes
         before = dilation * (x.stride + 1) if kernel == 3 else 0
@@ -185,11 +199,17 @@ class Program:
             activated=slopes is not None,
             added=self._listed(additions),
             additions=len(added),
+            merged=last is not None,
             **self._onto(target, first, count),
         )
 
     def _units(
-        self, units: nn.Sequential, scales: Sequence[Feature | None], part: str, kept: Sequence[Feature]
+        self,
+        units: nn.Sequential,
+        scales: Sequence[Feature | None],
+        part: str,
+        kept: Sequence[Feature],
+        last: FoldedConv | None = None,
     ) -> list[Feature | None]:
         """Run the layers; what they read is free afterwards, but for what is kept."""
         scales = list(scales)
@@ -203,7 +223,10 @@ class Program:
                     self._depthwise(pending, unit, scales)
                     pending = None
                 continue
-            result = self._octave(unit, scales) if isinstance(unit, FoldedOctave) else self._single(unit, scales)
+            if isinstance(unit, FoldedOctave):
+                result = self._octave(unit, scales, last if unit is units[-1] else None)
+            else:
+                result = self._single(unit, scales)
             for x in scales:
                 if x is not None and x not in kept:
                     self._release(x.memory)
@@ -241,7 +264,9 @@ class Program:
             result[int(j)] = target
         return result
 
-    def _octave(self, unit: FoldedOctave, scales: Sequence[Feature | None]) -> list[Feature | None]:
+    def _octave(
+        self, unit: FoldedOctave, scales: Sequence[Feature | None], last: FoldedConv | None
+    ) -> list[Feature | None]:
         xs = {i: scales[i] for i in unit.inputs}
         read, temporary = self._gathered(unit, xs)
         added: dict[int, list] = {j: [] for j in unit.outputs}
@@ -258,9 +283,9 @@ class Program:
         for j in unit.outputs:
             conv = unit.own[str(j)] if str(j) in unit.own else None  # noqa: SIM401 (a ModuleDict has no get)
             like, factor = (read[j], 1) if conv is not None else added[j][0][1:]
-            result[j] = self._allocate(unit.counts[j], like.height * factor, like.width * factor)
+            result[j] = self._allocate(1 if last else unit.counts[j], like.height * factor, like.width * factor)
             planes = like.planes if conv is not None else ()
-            self._convolve(conv, planes, like, result[j], 0, unit.slopes[str(j)], added[j])
+            self._convolve(conv, planes, like, result[j], 0, unit.slopes[str(j)], added[j], last)
         for feature in temporary:
             self._release(feature.memory)
         return result

@@ -146,7 +146,7 @@ def main() -> None:
         "layers": lambda: timing.layers(large, max(2, rounds // 2)),
         "roofline": lambda: timing.roofline(large, max(2, rounds // 2)),
         "memory": timing.memory,
-        "folder": lambda: timing.folder(large, data.find_set("cutouts/test").images[:100], max(2, rounds // 10)),
+        "folder": lambda: timing.folder(large, data.find_set("cutouts/test").images[:24], max(2, rounds // 10)),
         "scaling": lambda: timing.scaling(large, max(2, rounds // 10), SIZES, BATCHES),
         "precision": lambda: precision(models, arguments.data),
     }

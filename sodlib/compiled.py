@@ -21,6 +21,9 @@ from .program import Program
 
 SOURCE = Path(__file__).with_name("forward.c")
 
+#: Sizes of images whose programs and memory are kept.
+KEPT = 8
+
 
 @cache
 def library() -> ctypes.CDLL | None:
@@ -54,7 +57,7 @@ class CompiledCSNet(nn.Module):
         if library() is None:
             raise SodlibError("the compiled engine needs a C compiler, `cc`: install gcc or clang")
         self.network, self.input_size = network, network.input_size
-        self._program = lru_cache(8)(lambda height, width: Program(network, height, width, *layout()))
+        self._program = lru_cache(KEPT)(lambda height, width: Program(network, height, width, *layout()))
         self._program(SIZE_MULTIPLE, SIZE_MULTIPLE)
         self._workspaces: dict[tuple[int, int], Tensor] = {}
 
@@ -86,8 +89,9 @@ class CompiledCSNet(nn.Module):
         key = tuple(size)
         workspace = self._workspaces.get(key)
         if workspace is None or len(workspace) < workers:
-            self._workspaces = {key: torch.zeros(workers, program.size + 2 * SIZE_MULTIPLE)}
-            workspace = self._workspaces[key]
+            if len(self._workspaces) >= KEPT:
+                self._workspaces.clear()
+            workspace = self._workspaces[key] = torch.zeros(workers, program.size + 2 * SIZE_MULTIPLE)
         logits = torch.empty(batch, 1, *size)
         x, y = program.input, program.output
         library().forward(

@@ -70,9 +70,9 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def interleaved(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def interleaved(runs: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
     """Seconds of every run in every round, in turns, after one round that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[Any, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
         for number in range(rounds + 1):
             for name, run in runs.items():
@@ -148,19 +148,21 @@ def layers(model: CSNet, rounds: int, size: int = 224) -> dict[str, Any]:
 def scaling(model: CSNet, rounds: int, sizes: tuple[int, ...], batches: tuple[int, ...]) -> dict[str, Any]:
     """Milliseconds against the side of the image at batch 1, and against the batch at 224, one thread."""
     forms = {"plain eager": plain(copied(model)), "folded torch": runtime.optimise(model, "torch")}
-    forms["compiled C"] = runtime.optimise(model)
+    forms["compiled C"] = runtime.optimise(model, "c")
     shapes = {"size": [(1, side) for side in sizes], "batch": [(batch, min(224, sizes[-1])) for batch in batches]}
     result: dict[str, Any] = {"rounds": rounds}
+    runs = {}
+    for along, pairs in shapes.items():
+        for batch, side in pairs:
+            images = torch.randn(batch, 3, side, side)
+            runs |= {
+                (along, name, side if along == "size" else batch): called(form, images) for name, form in forms.items()
+            }
     with threads(1):
-        for along, pairs in shapes.items():
-            result[along] = {name: [] for name in forms}
-            for batch, side in pairs:
-                images = torch.randn(batch, 3, side, side)
-                times = interleaved({name: called(form, images) for name, form in forms.items()}, rounds)
-                for name, values in times.items():
-                    low, median, high = 1e3 * np.quantile(values, [0.25, 0.5, 0.75])
-                    x = side if along == "size" else batch
-                    result[along][name].append({"x": x, "median_ms": median, "low_ms": low, "high_ms": high})
+        for (along, name, x), values in interleaved(runs, rounds).items():
+            low, median, high = 1e3 * np.quantile(values, [0.25, 0.5, 0.75])
+            point = {"x": x, "median_ms": median, "low_ms": low, "high_ms": high, "least_ms": 1e3 * min(values)}
+            result.setdefault(along, {}).setdefault(name, []).append(point)
     return result
 
 

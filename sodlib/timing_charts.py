@@ -43,5 +43,7 @@ def growth(panels: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> F
         axis.set(xscale="log", yscale="log", xlabel=labels[along], ylabel="milliseconds")
         axis.set_xticks(x, [f"{value:g}" for value in x])
         axis.minorticks_off()
-        axis.legend(title="over the number of pixels" if along == "size" else "over the batch")
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high * (high / low) ** 0.4)  # room for the legend
+        axis.legend(loc="upper left", title="over the number of pixels" if along == "size" else "over the batch")
     return figure

@@ -9,6 +9,7 @@ from .csnet import csnet, extractor, vanilla
 from .errors import SodlibError
 from .metrics import evaluate
 from .prediction import predict
+from .runtime import export, optimise
 
 __all__ = [
     "SodlibError",
@@ -16,9 +17,11 @@ __all__ = [
     "count_parameters",
     "csnet",
     "evaluate",
+    "export",
     "extractor",
     "load",
     "load_released",
+    "optimise",
     "predict",
     "save",
     "vanilla",

@@ -24,6 +24,7 @@ from . import (
     published,
     records,
     runs,
+    runtime,
     study_commands,
 )
 from . import data as sets
@@ -181,11 +182,21 @@ def predict(
         targets = [output or source.with_name(source.stem + "-map.png")]
     if clash := next((target for target in targets if target in photographs), None):
         raise SodlibError(f"{clash} would be written over the photograph; name another place with --output")
-    for photograph, target in zip(
-        tqdm(photographs, disable=None if len(photographs) > 1 else True), targets, strict=True
-    ):
-        _write_map(prediction.quantise(prediction.predict(network, photograph, size)), target)
-    typer.echo(f"{targets[0]}" if len(targets) == 1 else f"{len(targets)} maps in {targets[0].parent}")
+    runner, engine, remarks = runtime.fastest(network, len(photographs))
+    for remark in remarks:
+        typer.echo(remark, err=True)
+    written = prediction.predict_files(runner, photographs, lambda i, found: _write_map(found, targets[i]), size)
+    for _ in tqdm(written, total=len(photographs), disable=None if len(photographs) > 1 else True):
+        pass
+    where = f"{targets[0]}" if len(targets) == 1 else f"{len(targets)} maps in {targets[0].parent}"
+    typer.echo(f"{where} (engine: {engine})")
+
+
+@app.command()
+def export(model: Model, output: Annotated[Path, typer.Argument(help="Where the network goes (.onnx).")]) -> None:
+    """Write a network as ONNX: "images" [B, 3, H, W] in, "logits" [B, 1, H, W] out, of any batch and size."""
+    runtime.export(checkpoints.load(model), output)
+    typer.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 
 @data_app.command("fetch")

@@ -7,7 +7,9 @@ on the processor, torch.compile's work on CUDA.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import math
+import os
 import platform
 import shutil
 import subprocess
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .octconv import norm_activation
+from .records import processor
 
 SOURCE = Path(__file__).with_name("norm_activation.c")
 #: From malloc.h of glibc.
@@ -29,25 +32,43 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shar
 
 
 @cache
-def compiled_source() -> ctypes.CDLL | None:
-    """`norm_activation.c`, compiled for this processor in under a second; None where there is no C compiler."""
+def compiled(source: Path) -> ctypes.CDLL | None:
+    """A file of C, compiled for this processor; None where there is no C compiler. What was compiled once is kept in
+    the user's cache."""
     compiler = shutil.which("cc")
     if compiler is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "norm_activation.so"
-        for threads in (["-fopenmp"], []):
-            command = [compiler, *FLAGS, *threads, str(SOURCE), "-o", str(path), "-lm"]
-            if subprocess.run(command, capture_output=True).returncode == 0:
-                break
-        else:
-            return None
-        compiled = ctypes.CDLL(str(path))
-    pointer, number, size = ctypes.c_void_p, ctypes.c_double, [ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_int]
-    compiled.forward.argtypes = [pointer] * 10 + size + [number, number]
-    compiled.backward.argtypes = [pointer] * 11 + size
-    compiled.forward.restype = compiled.backward.restype = None
-    return compiled
+    identity = hashlib.sha256(source.read_bytes() + " ".join([compiler, *FLAGS, processor()]).encode()).hexdigest()
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sodlib" / f"{source.stem}-{identity}.so"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / kept.name
+            for threads in (["-fopenmp"], []):
+                command = [compiler, *FLAGS, *threads, str(source), "-o", str(path), "-lm"]
+                if subprocess.run(command, capture_output=True).returncode == 0:
+                    break
+            else:
+                return None
+            try:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                beside = kept.with_suffix(f".{os.getpid()}")
+                shutil.copy(path, beside)
+                os.replace(beside, kept)
+            except OSError:  # no place to keep it
+                return ctypes.CDLL(str(path))
+    return ctypes.CDLL(str(kept))
+
+
+@cache
+def compiled_source() -> ctypes.CDLL | None:
+    """`norm_activation.c`, compiled; None where there is no C compiler."""
+    library = compiled(SOURCE)
+    if library is not None:
+        pointer, number, size = (ctypes.c_void_p, ctypes.c_double, [ctypes.c_long] * 2 + [ctypes.c_int] * 2)
+        library.forward.argtypes = [pointer] * 10 + size + [number, number]
+        library.backward.argtypes = [pointer] * 11 + size
+        library.forward.restype = library.backward.restype = None
+    return library
 
 
 def _layout(x: Tensor) -> tuple[int, int, int, int]:

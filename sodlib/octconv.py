@@ -86,7 +86,7 @@ class GOctConv(nn.Module):
         """What input scale i adds to output scale j."""
         x = F.max_pool2d(x, 2 ** (j - i)) if i < j else x
         y = self.convolution(x, self.block(i, j), padding=self.kernel_size // 2)
-        return _upsample(y, 2 ** (i - j)) if i > j else y
+        return upsample(y, 2 ** (i - j)) if i > j else y
 
 
 class SingleScaleConv(ScaledConv2d):
@@ -162,5 +162,5 @@ class DepthwiseUnit(NormActivation):
         return self.activate([None if x is None else self.convs[str(j)](x) for j, x in enumerate(scales)])
 
 
-def _upsample(x: Tensor, factor: int) -> Tensor:
+def upsample(x: Tensor, factor: int) -> Tensor:
     return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from .data import SaliencySet, read_image
 from .errors import SodlibError
@@ -42,20 +45,65 @@ def predict(model: nn.Module, image: str | Path | Image.Image | np.ndarray, size
 
 def predict_batch(model: nn.Module, images: Sequence[np.ndarray], size: int | None = None) -> list[np.ndarray]:
     """Saliency maps of several uint8 photographs `[H, W, 3]`, each of its own size."""
+    size = _input_size(model, size)
+    maps = _maps(model, torch.stack([to_input(image, size) for image in images]))
+    return [resize(map_[0], *image.shape[:2]).numpy() for map_, image in zip(maps, images, strict=True)]
+
+
+def predict_files(
+    model: nn.Module, photographs: Sequence[Path], write: Callable[[int, np.ndarray], None], size: int | None = None
+) -> Iterator[int]:
+    """The maps of many photographs, as 8-bit grey, to `write` with the number of each; yields the numbers.
+
+    While the network runs, threads read the next photographs and write the last maps, so that every core has work.
+    """
+    size, cores = _input_size(model, size), os.cpu_count() or 1
+
+    def read(path: Path) -> tuple[Tensor, tuple[int, int]]:
+        image = read_image(path, upright=True)
+        return to_input(image, size), image.shape[:2]
+
+    def finish(index: int, saliency_map: Tensor, sides: tuple[int, int]) -> int:
+        write(index, quantise(resize(saliency_map[0], *sides).numpy()))
+        return index
+
+    batch = 2 * cores
+    with ThreadPoolExecutor(cores, initializer=lambda: torch.set_num_threads(1)) as pool:
+        reading = deque(pool.submit(read, path) for path in photographs[: 2 * batch])
+        writing: deque[Future[int]] = deque()
+        try:
+            for start in range(0, len(photographs), batch):
+                read_ones = [reading.popleft().result() for _ in photographs[start : start + batch]]
+                reading.extend(pool.submit(read, path) for path in photographs[start + 2 * batch : start + 3 * batch])
+                maps = _maps(model, torch.stack([inputs for inputs, _ in read_ones]))
+                for index, (map_, (_, sides)) in enumerate(zip(maps, read_ones, strict=True), start):
+                    writing.append(pool.submit(finish, index, map_, sides))
+                while len(writing) > batch:
+                    yield writing.popleft().result()
+            while writing:
+                yield writing.popleft().result()
+        finally:
+            for future in (*reading, *writing):
+                future.cancel()
+
+
+def _input_size(model: nn.Module, size: int | None) -> int:
     size = getattr(model, "input_size", DEFAULT_SIZE) if size is None else size
     if size < 1:
         raise SodlibError(f"the input size {size} is not positive; leave it out for the network's own")
+    return size
+
+
+def _maps(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The maps of network inputs, on the processor, in the inputs' size."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        inputs = torch.stack([to_input(image, size) for image in images]).to(device)
         # Channels last, depthwise convolutions, batch norm and PReLU walk through memory in order: 1.5 times as fast.
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        maps = torch.sigmoid(model(inputs)).cpu()
-        result = [resize(map_[0], *image.shape[:2]).numpy() for map_, image in zip(maps, images, strict=True)]
+        maps = torch.sigmoid(model(inputs.to(device).contiguous(memory_format=torch.channels_last))).cpu()
     model.train(was_training)
-    return result
+    return maps
 
 
 def predict_set(

@@ -143,7 +143,7 @@ def circumstances() -> dict[str, Any]:
 
 def hardware() -> str:
     """The GPU's name, else the processor's and its number of cores."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def cores() -> int:
@@ -151,7 +151,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from . import labels
 from .data import SaliencySet, find_set, read_image, read_pair
@@ -16,6 +17,8 @@ from .images import resize, to_input
 from .prediction import DEFAULT_SIZE, predict_batch, quantise
 from .records import REPOSITORY, Record
 
+#: The largest side of a map that a record keeps, so that it stays small.
+SIDE = 96
 PHOTOS = REPOSITORY / "data" / "photos"
 Photograph = tuple[str, np.ndarray, np.ndarray | None]
 
@@ -32,11 +35,13 @@ def photographs() -> tuple[Photograph, ...]:
 
 @torch.inference_mode()
 def maps(model: nn.Module) -> np.ndarray:
-    """The network's maps of all of them at its input size, uint8 `[N, S, S]`."""
+    """The network's maps of all of them at its input size, uint8 `[N, S, S]`, or at SIDE where that is smaller."""
     size = getattr(model, "input_size", DEFAULT_SIZE)
     device = next(model.parameters()).device
     inputs = (to_input(image, size)[None].to(device) for _, image, _ in photographs())
-    return np.stack([quantise(torch.sigmoid(model.eval()(x))[0, 0].cpu().numpy()) for x in inputs])
+    found = (torch.sigmoid(model.eval()(x)) for x in inputs)
+    kept = (F.interpolate(one, size=SIDE, mode="area") if size > SIDE else one for one in found)
+    return np.stack([quantise(one[0, 0].cpu().numpy()) for one in kept])
 
 
 def beside(

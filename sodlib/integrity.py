@@ -27,7 +27,7 @@ def check_records(place: Path, declared: Collection[Declared], root: Path | None
     folders = sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
     problems, whole = [], {}
     for folder in folders:
-        if folder.name in ("tables", FOLDER, ".unfinished"):
+        if folder.name in ("tables", "runtime", FOLDER, ".unfinished"):
             continue
         if folder.name.startswith("."):
             problems.append((folder.name, "was left half written; delete it"))

@@ -15,6 +15,7 @@ if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 
 import sodlib
 
@@ -24,6 +25,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def pytest_collection_modifyitems(items):
     """The notebooks first: they take longest, and other files fill the time beside them."""
     items.sort(key=lambda item: item.path.name not in ("test_notebooks.py", "test_repeatability.py"))
+
+
+@pytest.fixture(autouse=True)
+def style_of_its_own():
+    """A page sets the style of all figures that follow."""
+    with rc_context():
+        yield
 
 
 @pytest.fixture(scope="session")

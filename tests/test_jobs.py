@@ -133,10 +133,10 @@ def test_estimates_come_from_this_hardware(tmp_path):
     records.write(tmp_path, "one", data, {})
     records.write(tmp_path, "other", {**data, "hardware": "there", "seconds": 1e6}, {})
     known = jobs.rates(records.every(tmp_path), "here")
-    lite = PRESETS["lite"]
+    lite, fast = PRESETS["lite"], PRESETS["fast"]
     assert jobs.estimate(Run(seed=5), lite, known) == pytest.approx(100)
     assert 100 < jobs.estimate(Run(width=2), lite, known) < 500
-    assert jobs.estimate(Run(), PRESETS["fast"], known) == pytest.approx(100 * 50 * 418 * 24 / 6000 * 4, rel=0.02)
+    assert jobs.estimate(Run(), fast, known) == pytest.approx(100 * fast.epochs * 418 * 24 / 6000 * 4, rel=0.02)
     assert math.isnan(jobs.estimate(Run(pruning=PRUNING), lite, known))
     assert math.isnan(jobs.estimate(Run(), lite, jobs.rates([], "here")))
 

@@ -72,7 +72,7 @@ def test_one_photograph_side_by_side():
     photograph = np.random.default_rng(0).integers(256, size=(40, 60, 3), dtype=np.uint8)
     networks = {"one": checkpoints.load("csnet-x1-fast")}
     figure = side_by_side.figure(photograph, networks, timed=True)
-    assert len(figure.axes) == 2 and "211K at 224 × 224" in figure.axes[1].get_title(loc="left")
+    assert len(figure.axes) == 2 and "211K at 224 × 224" in figure.axes[1].get_title()
     widget = side_by_side.widget([("a", photograph), ("b", photograph)], networks)
     menu, own = widget.children[0].children
     assert menu.options == ("a", "b") and own.accept == "image/*"

@@ -1,6 +1,6 @@
 """The claims of the paper and what this project's records say of each: the ledger of page 00.
 
-Every verdict follows from numbers by one rule (`verdict`). What a claim is reduced to, and some limits, are our reading.
+Every verdict follows from numbers by one rule (`verdict`). What a claim is reduced to, and its limits, are our reading.
 """
 
 from __future__ import annotations

@@ -3,8 +3,12 @@
  * A feature is a plane of rows. Rows are padded to whole vectors; what stands in the padding is never used. Planes lie
  * in a workspace, one for every image. All offsets are in floats.
  */
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 #define LANES 16
@@ -13,14 +17,14 @@
 #define LANES 8
 #define MOST 6
 #endif
-#define MARGIN 16 /* zeros on either side of a row of the depthwise convolutions */
+#define MOST_TERMS 4 /* coarser scales than the finest one */
 
 typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef float unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int integers __attribute__((vector_size(4 * LANES)));
 #define INLINE static inline __attribute__((always_inline))
 
-enum { CONVOLUTION, DEPTHWISE, POOL, ENLARGE };
+enum { CONVOLUTION, DEPTHWISE, POOL };
 
 typedef struct {
     long kind, height, width;        /* of the output */
@@ -31,78 +35,150 @@ typedef struct {
     long added;                 /* index into the table of what is enlarged and added: plane, stride, spacing, factor */
     long additions;
     long merged; /* whether the outputs, times the last weights, are summed into one plane, with the last bias */
+    long in_place;
+    long pooled, pooled_plane, pooled_stride; /* where the outputs also go, shrunk to half, if anywhere */
 } step;
 
 INLINE vector load(const float *at) { return *(const unaligned *)at; }
 INLINE void store(float *at, vector v) { *(unaligned *)at = v; }
 INLINE vector all(float x) { return x - (vector){0}; }
 
-INLINE vector prelu(vector v, float slope)
+INLINE vector prelu(vector v, vector slope)
 {
+#ifdef __AVX512F__
+    return _mm512_mask_mul_ps(v, _mm512_cmp_ps_mask(v, all(0), _CMP_LT_OQ), v, slope);
+#endif
     integers positive = v > 0;
     return (vector)(((integers)v & positive) | ((integers)(v * slope) & ~positive));
 }
 
-/* One row of a plane, `factor` times as high and wide, bilinear with half-integer pixel centres; set or added. */
-INLINE void enlarge_by(float *out, const float *plane, long stride, long height, long width, long factor, long y,
-                        int add, float *between)
+static double now(void)
 {
-    long half = factor / 2, above = (y + half) / factor - 1;
-    float weight = (2 * ((y + half) % factor) + 1) / (2.0f * factor);
-    const float *first = plane + (above < 0 ? 0 : above) * stride;
-    const float *second = plane + (above + 1 < height ? above + 1 : height - 1) * stride;
-    float *row = between + LANES;
-    for (long x = 0; x < width; x += LANES)
-        store(row + x, load(first + x) * (1 - weight) + load(second + x) * weight);
-    row[-1] = row[0];
-    row[width] = row[width - 1];
-    integers left;
-    vector share;
-    for (int lane = 0; lane < LANES; lane++) {
-        left[lane] = (lane + half) / factor;
-        share[lane] = (2 * ((lane + half) % factor) + 1) / (2.0f * factor);
-    }
-    for (long x = 0; x < width * factor; x += LANES) {
-        vector value;
-#if defined(__GNUC__) && !defined(__clang__)
-        if (factor <= LANES) {
-            vector here = load(row + x / factor - 1);
-            vector a = __builtin_shuffle(here, left);
-            vector b = __builtin_shuffle(here, left + 1);
-            value = a + (b - a) * share;
-        } else
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + 1e-9 * time.tv_nsec;
+}
+
+/* Memory for rows of whole vectors. */
+static float *allocated(long numbers) { return aligned_alloc(4 * LANES, 4 * ((numbers + LANES - 1) / LANES * LANES)); }
+
+/* The lanes of two vectors that are numbered, from 0 to 2 * LANES - 1. */
+INLINE vector picked(vector a, vector b, integers lanes)
+{
+#ifdef __AVX512F__
+    return _mm512_permutex2var_ps(a, (__m512i)lanes, b);
+#elif defined(__clang__)
+    vector result = a;
+    for (int lane = 0; lane < LANES; lane++)
+        result[lane] = lanes[lane] < LANES ? a[lanes[lane]] : b[lanes[lane] - LANES];
+    return result;
+#else
+    return __builtin_shuffle(a, b, lanes);
 #endif
-            for (int lane = 0; lane < LANES; lane++) {
-                const float *here = row + (x + lane + half) / factor - 1;
-                float part = (2 * ((x + lane + half) % factor) + 1) / (2.0f * factor);
-                value[lane] = here[0] + (here[1] - here[0]) * part;
-            }
-        store(out + x, add ? load(out + x) + value : value);
+}
+
+/* The left or right neighbours of all lanes of `v`, with the vector before or after it. */
+INLINE vector left_of(vector v, vector before)
+{
+#ifdef __AVX512F__
+    return (vector)_mm512_alignr_epi32((__m512i)v, (__m512i)before, LANES - 1);
+#else
+    return picked(before, v, (integers){7, 8, 9, 10, 11, 12, 13, 14});
+#endif
+}
+
+INLINE vector right_of(vector v, vector after)
+{
+#ifdef __AVX512F__
+    return (vector)_mm512_alignr_epi32((__m512i)after, (__m512i)v, 1);
+#else
+    return picked(v, after, (integers){1, 2, 3, 4, 5, 6, 7, 8});
+#endif
+}
+
+/* -1 in the lanes from 0 to `count` - 1. */
+INLINE integers first_lanes(long count)
+{
+    integers lanes;
+    for (int lane = 0; lane < LANES; lane++)
+        lanes[lane] = -(lane < count);
+    return lanes;
+}
+
+INLINE vector within(vector v, integers lanes) { return (vector)((integers)v & lanes); }
+
+/* A vector of a row, behind whose end its last number is repeated. */
+INLINE vector clamped(const float *row, long x, long width)
+{
+    if (x + LANES <= width)
+        return load(row + x);
+    integers inside = first_lanes(width - x);
+    return (vector)((integers)within(load(row + (x < width ? x : 0)), inside) | ((integers)all(row[width - 1]) & ~inside));
+}
+
+/* A row `factor` times as wide, bilinear with half-integer pixel centres. */
+INLINE void widen_by(float *out, const float *row, long width, int factor)
+{
+    integers own[8], other[8];
+    vector share = all(0);
+    for (int part = 0; part < factor; part++)
+        for (int lane = 0; lane < LANES; lane++) {
+            int x = part * LANES + lane, right = x % factor >= factor / 2;
+            own[part][lane] = x / factor;
+            other[part][lane] = x / factor + (right ? LANES : 0);
+            /* of the neighbour, by its distance */
+            share[lane] = (right ? 2 * (x % factor) + 1 - factor : factor - 1 - 2 * (x % factor)) / (2.0f * factor);
+        }
+    vector before = all(row[0]), here = clamped(row, 0, width);
+    for (long x = 0; x < width; x += LANES) {
+        vector after = clamped(row, x + LANES, width), left = left_of(here, before), right = right_of(here, after);
+#pragma GCC unroll 8
+        for (int part = 0; part < factor; part++) {
+            vector a = picked(here, here, own[part]), b = picked(left, right, other[part]);
+            if (x * factor + part * LANES < width * factor)
+                store(out + x * factor + part * LANES, a + (b - a) * share);
+        }
+        before = here;
+        here = after;
     }
 }
 
-static void enlarge_row(float *out, const float *plane, long stride, long height, long width, long factor, long y,
-                        int add, float *between)
+static void widen(float *out, const float *row, long width, long factor)
 {
-    if (factor == 2) /* known to the compiler, it divides by none */
-        enlarge_by(out, plane, stride, height, width, 2, y, add, between);
+    if (factor == 2) /* known to the compiler, which then computes none of the lanes */
+        widen_by(out, row, width, 2);
     else if (factor == 4)
-        enlarge_by(out, plane, stride, height, width, 4, y, add, between);
+        widen_by(out, row, width, 4);
     else
-        enlarge_by(out, plane, stride, height, width, factor, y, add, between);
+        widen_by(out, row, width, 8);
 }
+
+/* What is added to a row: two rows of planes that are coarser by `factor` but already as wide, and the lower one's
+ * share. */
+typedef struct {
+    const float *above, *below;
+    float share;
+} term;
 
 /* `count` outputs at `vectors` neighbouring vectors of a row. Weights: input, tap, output. */
 INLINE void sums(int count, int vectors, int taps, const float *space, const long *planes, long inputs, long at,
                  long in_stride, long dilation, const float *weights, const float *bias, const float *slopes,
-                 const float *added, long added_stride, float *out, long plane)
+                 const term *terms, long additions, long wide, const float *shares, float *out, long plane)
 {
-    vector sum[MOST][2];
+    vector sum[MOST][4];
 #pragma GCC unroll 16
     for (int m = 0; m < count; m++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int n = 0; n < vectors; n++)
-            sum[m][n] = added ? load(added + m * added_stride + n * LANES) + bias[m] : all(bias[m]);
+            sum[m][n] = all(bias[m]);
+    for (const term *t = terms; t < terms + additions; t++)
+#pragma GCC unroll 16
+        for (int m = 0; m < count; m++)
+#pragma GCC unroll 4
+            for (int n = 0; n < vectors; n++) {
+                sum[m][n] += load(t->above + m * wide + n * LANES) * (1 - t->share);
+                sum[m][n] += load(t->below + m * wide + n * LANES) * t->share;
+            }
     for (long c = 0; c < inputs; c++) {
         const float *source = space + planes[c] + at;
 #pragma GCC unroll 1
@@ -110,39 +186,63 @@ INLINE void sums(int count, int vectors, int taps, const float *space, const lon
 #pragma GCC unroll 3
             for (int kx = 0; kx < taps; kx++) {
                 const float *here = source + dilation * (ky * in_stride + kx);
-                vector x[2];
-#pragma GCC unroll 2
+                vector x[4];
+#pragma GCC unroll 4
                 for (int n = 0; n < vectors; n++)
                     x[n] = load(here + n * LANES);
+                if (taps == 1)
+#pragma GCC unroll 4
+                for (int n = 0; n < vectors; n++)
+                    __builtin_prefetch(here + (n + 8) * LANES);
 #pragma GCC unroll 16
                 for (int m = 0; m < count; m++) {
                     vector w = all(weights[m]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
                     for (int n = 0; n < vectors; n++)
                         sum[m][n] += x[n] * w;
                 }
                 weights += count;
             }
     }
+    vector merged[4];
+#pragma GCC unroll 4
+    for (int n = 0; n < vectors; n++)
+        merged[n] = shares ? load(out + n * LANES) : all(0);
 #pragma GCC unroll 16
     for (int m = 0; m < count; m++)
-#pragma GCC unroll 2
-        for (int n = 0; n < vectors; n++)
-            store(out + m * plane + n * LANES, slopes ? prelu(sum[m][n], slopes[m]) : sum[m][n]);
+#pragma GCC unroll 4
+        for (int n = 0; n < vectors; n++) {
+            vector v = slopes ? prelu(sum[m][n], all(slopes[m])) : sum[m][n];
+            if (shares)
+                merged[n] += v * shares[m];
+            else
+                store(out + m * plane + n * LANES, v);
+        }
+#pragma GCC unroll 4
+    for (int n = 0; shares && n < vectors; n++)
+        store(out + n * LANES, merged[n]);
 }
 
-#define ARGUMENTS space, planes, inputs, at, in_stride, dilation, weights, bias, slopes, added, added_stride, out, plane
+#define ARGUMENTS space, planes, inputs, at, in_stride, dilation, weights, bias, slopes, terms, additions, wide, shares, out, plane
 #define CASE(COUNT)                                                                                                    \
     case COUNT:                                                                                                        \
-        if (taps == 1)                                                                                                 \
-            vectors == 2 ? sums(COUNT, 2, 1, ARGUMENTS) : sums(COUNT, 1, 1, ARGUMENTS);                                \
+        if (taps == 1 && vectors == 1)                                                                                 \
+            sums(COUNT, 1, 1, ARGUMENTS);                                                                              \
+        else if (taps == 1 && vectors == 2)                                                                            \
+            sums(COUNT, 2, 1, ARGUMENTS);                                                                              \
+        else if (taps == 1)                                                                                            \
+            sums(COUNT, COUNT <= MOST / 2 ? 4 : 2, 1, ARGUMENTS);                                                      \
+        else if (vectors == 1)                                                                                         \
+            sums(COUNT, 1, 3, ARGUMENTS);                                                                              \
+        else if (vectors == 2)                                                                                         \
+            sums(COUNT, 2, 3, ARGUMENTS);                                                                              \
         else                                                                                                           \
-            vectors == 2 ? sums(COUNT, 2, 3, ARGUMENTS) : sums(COUNT, 1, 3, ARGUMENTS);                                \
+            sums(COUNT, COUNT <= MOST / 2 ? 4 : 2, 3, ARGUMENTS);                                                      \
         break;
 
 static void block(int count, int vectors, int taps, const float *space, const long *planes, long inputs, long at,
                   long in_stride, long dilation, const float *weights, const float *bias, const float *slopes,
-                  const float *added, long added_stride, float *out, long plane)
+                  const term *terms, long additions, long wide, const float *shares, float *out, long plane)
 {
     switch (count) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
@@ -152,143 +252,200 @@ static void block(int count, int vectors, int taps, const float *space, const lo
     }
 }
 
-/* Outputs in blocks of nearly equal size. */
-static void convolution(const step *s, float *space, const float *weights, const long *table, int threads)
+/* Of everything that is enlarged and added: two rows of every output, already as wide as the output, and which rows
+ * they are. */
+typedef struct {
+    float *rows;
+    long held[MOST_TERMS][2];
+} widened;
+
+/* Row `y` of a convolution, its outputs `plane` apart and in blocks of nearly equal size. */
+static void convolved_row(const step *s, const float *space, const float *weights, const long *table, widened *wide,
+                          long y, float *target, long plane)
 {
-    long blocks = (s->outputs + MOST - 1) / MOST, taps = s->kernel * s->kernel;
+    long blocks = (s->outputs + MOST - 1) / MOST, taps = s->kernel * s->kernel, length = s->stride + LANES;
     const float *bias = weights + s->weights, *slopes = bias + s->outputs, *packed = slopes + s->outputs;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long y = 0; y < s->height; y++) {
-        float enlarged[MOST * s->stride], between[s->stride + 3 * LANES], rows[s->merged ? MOST * s->stride : 1];
-        float *target = space + s->target + y * s->stride;
-        const float *shares = packed + s->outputs * s->inputs * taps;
-        if (s->merged)
-            for (long x = 0; x < s->stride; x++)
-                target[x] = shares[s->outputs];
-        for (long b = 0; b < blocks; b++) {
-            long first = b * s->outputs / blocks, count = (b + 1) * s->outputs / blocks - first;
-            for (long a = 0; a < s->additions; a++) {
-                const long *what = table + s->added + 4 * a;
-                for (long m = 0; m < count; m++)
-                    enlarge_row(enlarged + m * s->stride, space + what[0] + (first + m) * what[2], what[1],
-                                s->height / what[3], s->width / what[3], what[3], y, a > 0, between);
-            }
-            for (long x = 0; x < s->width; x += 2 * LANES)
-                block(count, x + LANES < s->width ? 2 : 1, s->kernel, space, table + s->sources, s->inputs,
-                      y * s->in_stride + x, s->in_stride, s->dilation, packed + first * s->inputs * taps, bias + first,
-                      s->activated ? slopes + first : 0, s->additions ? enlarged + x : 0, s->stride,
-                      s->merged ? rows + x : target + first * s->plane + x, s->merged ? s->stride : s->plane);
-            for (long m = 0; s->merged && m < count; m++)
-                for (long x = 0; x < s->stride; x++)
-                    target[x] += shares[first + m] * rows[m * s->stride + x];
+    const float *shares = packed + s->outputs * s->inputs * taps;
+    term terms[MOST_TERMS], part[MOST_TERMS];
+    for (long a = 0; a < s->additions; a++) {
+        const long *what = table + s->added + 4 * a;
+        long factor = what[3], height = s->height / factor, next = (y + factor / 2) / factor;
+        long used[2] = {next > 0 ? next - 1 : 0, next < height ? next : height - 1};
+        float *rows[2];
+        for (int k = 0; k < 2; k++) {
+            rows[k] = wide->rows + (2 * a + used[k] % 2) * s->outputs * length;
+            for (long m = 0; wide->held[a][used[k] % 2] != used[k] && m < s->outputs; m++)
+                widen(rows[k] + m * length, space + what[0] + m * what[2] + used[k] * what[1], s->width / factor,
+                      factor);
+            wide->held[a][used[k] % 2] = used[k];
+        }
+        terms[a] = (term){rows[0], rows[1], (2 * ((y + factor / 2) % factor) + 1) / (2.0f * factor)};
+    }
+    for (long x = 0; s->merged && x < s->stride; x++)
+        target[x] = shares[s->outputs];
+    for (long b = 0; b < blocks; b++) {
+        long first = b * s->outputs / blocks, count = (b + 1) * s->outputs / blocks - first;
+        for (long x = 0, vectors; x < s->width; x += vectors * LANES) {
+            vectors = count <= MOST / 2 && x + 3 * LANES < s->width ? 4 : x + LANES < s->width ? 2 : 1;
+            for (long a = 0; a < s->additions; a++)
+                part[a] = (term){terms[a].above + first * length + x, terms[a].below + first * length + x,
+                                 terms[a].share};
+            block(count, vectors, s->kernel, space, table + s->sources, s->inputs,
+                  y * s->in_stride + x, s->in_stride, s->dilation, packed + first * s->inputs * taps, bias + first,
+                  s->activated ? slopes + first : 0, part, s->additions, length, s->merged ? shares + first : 0,
+                  target + (s->merged ? 0 : first * plane) + x, plane);
         }
     }
 }
 
-/* Neighbours of all lanes: `v` and the vectors before and after it. */
-INLINE vector moved(vector v, vector other, int right)
+/* In place where the outputs lie where the inputs do: a row is whole before it is written. */
+static void convolution(const step *s, float *space, const float *weights, const long *table, int threads)
 {
-    integers lanes;
-    for (int lane = 0; lane < LANES; lane++)
-        lanes[lane] = right ? lane + 1 : lane + LANES - 1;
-#ifdef __clang__
-    vector result;
-    for (int lane = 0; lane < LANES; lane++)
-        result[lane] = right ? (lane + 1 < LANES ? v[lane + 1] : other[0]) : (lane ? v[lane - 1] : other[LANES - 1]);
-    return result;
+    long length = s->stride + LANES;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long band = 0; band < threads; band++) {
+        widened wide = {s->additions ? allocated(2 * s->additions * s->outputs * length) : 0};
+        float *rows = s->in_place ? allocated(s->outputs * length) : 0;
+        memset(wide.held, -1, sizeof wide.held);
+        for (long y = band * s->height / threads; y < (band + 1) * s->height / threads; y++) {
+            float *target = space + s->target + y * s->stride;
+            convolved_row(s, space, weights, table, &wide, y, rows ? rows : target, rows ? length : s->plane);
+            for (long m = 0; rows && m < s->outputs; m++)
+                memcpy(target + m * s->plane, rows + m * length, 4 * s->stride);
+        }
+        free(wide.rows);
+        free(rows);
+    }
+}
+
+/* One vector of each of two neighbouring rows of a depthwise 3x3 convolution, from four. */
+INLINE void depthwise_vectors(float *first, float *second, vector before[4], vector here[4], const vector after[4],
+                              const vector w[11])
+{
+    vector a = w[9], b = w[9];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+        vector left = left_of(here[r], before[r]), right = right_of(here[r], after[r]);
+        if (r < 3) { /* a product and its sum at a time: one instruction */
+            a += left * w[3 * r];
+            a += here[r] * w[3 * r + 1];
+            a += right * w[3 * r + 2];
+        }
+        if (r > 0) {
+            b += left * w[3 * r - 3];
+            b += here[r] * w[3 * r - 2];
+            b += right * w[3 * r - 1];
+        }
+        before[r] = here[r];
+        here[r] = after[r];
+    }
+    store(first, prelu(a, w[10]));
+    store(second, prelu(b, w[10]));
+}
+
+/* Two neighbouring rows of a depthwise 3x3 convolution, from four, with zeros left and right of them. */
+static void depthwise_rows(float *first, float *second, const float *const rows[4], const float *weights, long width)
+{
+    long whole = width / LANES * LANES, x = 0;
+    integers rest = first_lanes(width - whole);
+    vector w[11], before[4], here[4], after[4];
+    for (int n = 0; n < 11; n++)
+        w[n] = all(weights[n]);
+    for (int r = 0; r < 4; r++) {
+        before[r] = all(0);
+        here[r] = whole ? load(rows[r]) : within(load(rows[r]), rest);
+    }
+    for (; x + LANES < whole; x += LANES) {
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++)
+            after[r] = load(rows[r] + x + LANES);
+        depthwise_vectors(first + x, second + x, before, here, after, w);
+    }
+    for (; x < width; x += LANES) {
+        for (int r = 0; r < 4; r++)
+            after[r] = x + LANES == whole ? within(load(rows[r] + whole), rest) : all(0);
+        depthwise_vectors(first + x, second + x, before, here, after, w);
+    }
+}
+
+INLINE vector larger(vector a, vector b)
+{
+#ifdef __AVX512F__
+    return _mm512_max_ps(a, b);
 #else
-    return right ? __builtin_shuffle(v, other, lanes) : __builtin_shuffle(other, v, lanes);
+    integers first = a > b;
+    return (vector)(((integers)a & first) | ((integers)b & ~first));
 #endif
 }
 
-/* Two neighbouring rows of a depthwise 3x3 convolution, from four. */
-INLINE void depthwise_rows(float *first, float *second, const float *const rows[4], const float *w, long width)
+/* The mean or largest of squares of 2 x 2, from two rows. */
+static void shrunk_row(float *out, const float *above, const float *below, long width, int average)
 {
-    vector before[4], here[4];
-    for (int r = 0; r < 4; r++) {
-        before[r] = load(rows[r] - LANES);
-        here[r] = load(rows[r]);
+    integers even, odd;
+    for (int lane = 0; lane < LANES; lane++) {
+        even[lane] = 2 * lane;
+        odd[lane] = 2 * lane + 1;
     }
     for (long x = 0; x < width; x += LANES) {
-        vector a = all(w[9]), b = all(w[9]);
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; r++) {
-            vector after = load(rows[r] + x + LANES);
-            vector left = moved(here[r], before[r], 0), right = moved(here[r], after, 1);
-            if (r < 3)
-                a += left * w[3 * r] + here[r] * w[3 * r + 1] + right * w[3 * r + 2];
-            if (r > 0)
-                b += left * w[3 * r - 3] + here[r] * w[3 * r - 2] + right * w[3 * r - 1];
-            before[r] = here[r];
-            here[r] = after;
-        }
-        store(first + x, prelu(a, w[10]));
-        store(second + x, prelu(b, w[10]));
+        vector a = load(above + 2 * x), b = load(above + 2 * x + LANES), result;
+        vector c = load(below + 2 * x), d = load(below + 2 * x + LANES);
+        a = average ? a + c : larger(a, c);
+        b = average ? b + d : larger(b, d);
+        c = picked(a, b, even);
+        d = picked(a, b, odd);
+        result = average ? (c + d) * 0.25f : larger(c, d);
+        if (x + LANES <= width)
+            store(out + x, result);
+        else /* what stands behind the row may be a border of zeros */
+            memcpy(out + x, &result, 4 * (width - x));
     }
 }
 
-/* Two depthwise 3x3 convolutions, each with bias and PReLU, in place. Weights of a channel: 9, bias, slope; twice. */
+/* Two depthwise 3x3 convolutions, each with bias and PReLU, in place, and the pooling of what comes out. Weights of a
+ * channel: 9, bias, slope; twice. */
 static void depthwise(const step *s, float *space, const float *weights, const long *table, int threads)
 {
-    long length = s->stride + 2 * MARGIN, height = s->height;
+    long length = s->stride + LANES, height = s->height;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic, 2)
     for (long c = 0; c < s->inputs; c++) {
-        float *plane = space + table[s->sources + c], input[4][length], between[4][length], zeros[length], none[length];
+        __attribute__((aligned(4 * LANES))) float between[4][length], zeros[length], none[length];
+        float *plane = space + table[s->sources + c];
         const float *w = weights + s->weights + 22 * c;
-        memset(input, 0, sizeof input);
-        memset(between, 0, sizeof between);
         memset(zeros, 0, sizeof zeros);
-        memcpy(input[0] + MARGIN, plane, 4 * s->width);
-        for (long y = 0; y <= height; y += 2) {
-            const float *above[4], *middle[4];
-            for (long v = y + 1; v < y + 3 && v < height; v++)
-                memcpy(input[v % 4] + MARGIN, plane + v * s->stride, 4 * s->width);
+        for (long y = -2; y < height; y += 2) { /* rows y + 1 and y + 2 of the first, then y and y + 1 of the second */
+            const float *first[4], *second[4];
+            float *out = plane + y * s->stride;
             for (long r = 0; r < 4; r++) {
-                long in = y - 1 + r, mid = y - 2 + r;
-                above[r] = (in < 0 || in >= height ? zeros : input[in % 4]) + MARGIN;
-                middle[r] = (mid < 0 || mid >= height ? zeros : between[mid % 4]) + MARGIN;
+                long in = y + r, mid = y - 1 + r;
+                first[r] = in < 0 || in >= height ? zeros : plane + in * s->stride;
+                second[r] = mid < 0 || mid >= height ? zeros : between[mid % 4];
             }
-            float *here = between[y % 4] + MARGIN, *next = between[(y + 1) % 4] + MARGIN;
-            if (y < height)
-                depthwise_rows(here, next, above, w, s->width);
-            here[s->width] = next[s->width] = 0;
-            depthwise_rows(y > 0 ? plane + (y - 1) * s->stride : none, y < height ? plane + y * s->stride : none, middle,
-                           w + 11, s->width);
+            depthwise_rows(between[(y + 5) % 4], between[(y + 6) % 4], first, w, s->width);
+            if (y >= 0)
+                depthwise_rows(out, y + 1 < height ? out + s->stride : none, second, w + 11, s->width);
+            if (s->pooled && y >= 2) /* of the rows before, which the processor has put away by now */
+                shrunk_row(space + s->pooled + c * s->pooled_plane + (y / 2 - 1) * s->pooled_stride, out - 2 * s->stride,
+                           out - s->stride, s->width / 2, s->average);
         }
+        if (s->pooled)
+            shrunk_row(space + s->pooled + c * s->pooled_plane + (height / 2 - 1) * s->pooled_stride,
+                       plane + (height - 2) * s->stride, plane + (height - 1) * s->stride, s->width / 2, s->average);
     }
 }
 
-/* The mean or largest of squares of 2 x 2, or with factor 1 a copy. The target may have a border, left as it is. */
+/* Planes shrunk to half, or with factor 1 copied. The target may have a border, left as it is. */
 static void pool(const step *s, float *space, const long *table, int threads)
 {
-    long f = s->factor;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long c = 0; c < s->inputs; c++)
         for (long y = 0; y < s->height; y++) {
-            const float *in = space + table[s->sources + c] + y * f * s->in_stride;
+            const float *in = space + table[s->sources + c] + y * s->factor * s->in_stride;
             float *out = space + s->target + c * s->plane + y * s->stride;
-            if (f == 1)
+            if (s->factor == 1)
                 memcpy(out, in, 4 * s->width);
-            else if (s->average)
-                for (long x = 0; x < s->width; x++)
-                    out[x] = (in[2 * x] + in[2 * x + 1] + in[s->in_stride + 2 * x] + in[s->in_stride + 2 * x + 1]) / 4;
             else
-                for (long x = 0; x < s->width; x++) {
-                    float a = in[2 * x], b = in[2 * x + 1], c = in[s->in_stride + 2 * x];
-                    float d = in[s->in_stride + 2 * x + 1];
-                    a = a > b ? a : b;
-                    c = c > d ? c : d;
-                    out[x] = a > c ? a : c;
-                }
+                shrunk_row(out, in, in + s->in_stride, s->width, s->average);
         }
-}
-
-static void enlarge(const step *s, float *space, const long *table)
-{
-    float between[s->in_stride + 3 * LANES];
-    for (long y = 0; y < s->height; y++)
-        enlarge_row(space + s->target + y * s->stride, space + table[s->sources], s->in_stride, s->height / s->factor,
-                    s->width / s->factor, s->factor, y, 0, between);
 }
 
 /* What the program must know of this compilation. */
@@ -296,13 +453,6 @@ void layout(int *lanes, int *most)
 {
     *lanes = LANES;
     *most = MOST;
-}
-
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec + 1e-9 * time.tv_nsec;
 }
 
 /* Input planes lie at `input` of the workspace, the logits at `output`, with rows of `stride` floats. `seconds`, one a
@@ -326,7 +476,6 @@ void forward(const step *steps, long count, const long *table, const float *weig
                 case CONVOLUTION: convolution(s, space, weights, table, inner); break;
                 case DEPTHWISE: depthwise(s, space, weights, table, inner); break;
                 case POOL: pool(s, space, table, inner); break;
-                case ENLARGE: enlarge(s, space, table); break;
                 }
                 if (seconds)
                     seconds[s - steps] += now() - start;

@@ -1,13 +1,15 @@
 """What `forward.c` is to do for a folded CSNet and images of one size: steps, weights, and where every plane lies.
 
-The two depthwise convolutions of a block are one step in place; a sum over the scales starts from the coarser ones,
-enlarged row by row; memory is used again as soon as nothing reads it any more.
+The two depthwise convolutions of a block, and the pooling that the next one needs, are one step. A sum over the scales
+starts from the coarser ones, enlarged row by row. The blocks of a stage work in place, and memory is used again as soon
+as nothing reads it any more: what was written long ago, or never, is far from the processor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,24 +18,13 @@ from torch import Tensor, nn
 
 from .errors import SodlibError
 from .folding import FoldedConv, FoldedCSNet, FoldedDilated, FoldedOctave, FoldedScales
+from .workspace import Feature, Workspace
 
 #: As in `forward.c`.
-CONVOLUTION, DEPTHWISE, POOL, ENLARGE = range(4)
+CONVOLUTION, DEPTHWISE, POOL = range(3)
 FIELDS = ("kind", "height", "width", "inputs", "sources", "in_stride", "outputs", "target", "plane", "stride",
           "weights", "kernel", "dilation", "activated", "factor", "average", "added", "additions",
-          "merged")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Feature:
-    """Planes of one resolution in the workspace: where each begins, and how far apart its rows are. `memory` is what
-    was allocated for them, with a border of zeros or without."""
-
-    planes: tuple[int, ...]
-    height: int
-    width: int
-    stride: int
-    memory: tuple[int, int]
+          "merged", "in_place", "pooled", "pooled_plane", "pooled_stride")  # fmt: skip
 
 
 class Program:
@@ -41,7 +32,7 @@ class Program:
     block of a convolution has at most."""
 
     def __init__(self, network: FoldedCSNet, height: int, width: int, lanes: int, most: int) -> None:
-        self._lanes, self._most = lanes, most
+        self._most = most
         self.steps: list[list[int]] = []
         #: The layer that each step is a part of, as the stages and the fusion number them.
         self.layers: list[str] = []
@@ -51,73 +42,42 @@ class Program:
         self.table: list[int] = []
         self.numbers: list[np.ndarray] = []
         self._count = 0
-        self.size = 0
-        self._free: list[tuple[int, int]] = []
-        self.input = self._allocate(3, height, width, border=1)
+        self._memory = memory = Workspace(lanes)
+        self.input = memory.allocate(3, height, width, border=1)
         scales: list[Feature | None] = [self.input]
         ends: list[Feature] = []
         for stage, units in enumerate(network.stages):
-            scales = self._units(units, scales, f"stage{stage}", kept=ends)
+            following = network.stages[stage + 1] if stage + 1 < len(network.stages) else []
+            # Planes of every scale that are enough for all blocks of this resolution.
+            self._room = _most_channels([*units, *following] if stage == 0 else units)
+            scales = self._units(units, scales, f"stage{stage}", ends, following[0] if following else None)
             if stage in network.plan.fused_stages:
-                ends.append(scales[0])
+                ends.append(replace(scales[0], pooled=None))
         # The prediction layer is part of the last step of the fusion, whose many planes are never written.
         merging = network.fusion is not None and isinstance(network.fusion[-1], FoldedOctave)
         features: Sequence[Feature | None] = ends
         if network.fusion is not None:
-            features = self._units(network.fusion, ends, "fusion", [], network.last if merging else None)
+            features = self._units(network.fusion, ends, "fusion", [], None, network.last if merging else None)
         logits = features[0]
         if not merging:
             self._layer = "last"
-            logits = self._allocate(1, features[0].height, features[0].width)
+            logits = memory.allocate(1, features[0].height, features[0].width)
             self._convolve(network.last, features[0].planes, features[0], logits)
         self._layer = "last"
         self.output = self._enlarged(logits, height // logits.height)
         self.steps_array = np.array(self.steps, np.int64)
         self.table_array = np.array(self.table, np.int64)
         self.weights = np.concatenate(self.numbers).astype(np.float32)
-
-    def _allocate(self, channels: int, height: int, width: int, border: int = 0) -> Feature:
-        lanes = self._lanes
-        stride = -(-(width + 2 * border) // lanes) * lanes + (lanes if border else 0)
-        # A vector more: planes at multiples of 4096 bytes would share one part of the cache.
-        plane = (height + 2 * border) * stride + lanes
-        # Vectors are read beyond the last row, and before the first one.
-        length = channels * plane + 2 * lanes
-        start = None
-        if not border:  # its zeros would not outlast another use
-            for place, (free, free_length) in enumerate(self._free):
-                if free_length >= length:
-                    start = free
-                    del self._free[place]
-                    if free_length > length:
-                        self._release((free + length, free_length - length))
-                    break
-        if start is None:
-            start, self.size = self.size, self.size + length
-        first = start + border * stride + border
-        planes = tuple(first + c * plane for c in range(channels))
-        return Feature(planes, height, width, stride, (start, length) if not border else (start, 0))
-
-    def _release(self, memory: tuple[int, int]) -> None:
-        if not memory[1]:
-            return
-        merged: list[tuple[int, int]] = []
-        for start, length in sorted([*self._free, memory]):
-            if merged and sum(merged[-1]) == start:
-                merged[-1] = (merged[-1][0], merged[-1][1] + length)
-            else:
-                merged.append((start, length))
-        self._free = merged
+        self.size = memory.size
 
     def _emit(self, **fields: int) -> None:
         self.steps.append([fields.get(name, 0) for name in FIELDS])
         self.layers.append(self._layer)
         inside = fields["height"] * fields["width"]
         read = inside if fields["kind"] != POOL else inside * fields["factor"] ** 2
-        read = read // fields["factor"] ** 2 if fields["kind"] == ENLARGE else read
-        self.traffic.append(
-            4 * (fields.get("inputs", 1) * read + (1 if fields.get("merged") else fields["outputs"]) * inside)
-        )
+        written = inside + (inside // 4 if fields.get("pooled") else 0)
+        outputs = 1 if fields.get("merged") else fields["outputs"]
+        self.traffic.append(4 * (fields["inputs"] * read + outputs * written))
 
     def _listed(self, numbers: Sequence[int]) -> int:
         self.table += numbers
@@ -149,9 +109,8 @@ class Program:
     def _enlarged(self, x: Feature, factor: int) -> Feature:
         if factor == 1:
             return x
-        target = self._allocate(1, x.height * factor, x.width * factor)
-        self._emit(kind=ENLARGE, sources=self._listed(x.planes), in_stride=x.stride, factor=factor,
-                   **self._onto(target, 0, 1))  # fmt: skip
+        target = self._memory.allocate(1, x.height * factor, x.width * factor)
+        self._convolve(None, (), None, target, added=[(x.planes, x, factor)])
         return target
 
     def _convolve(
@@ -183,6 +142,8 @@ class Program:
         if slopes is None and conv is not None:
             slopes = conv.slopes
         before = dilation * (x.stride + 1) if kernel == 3 else 0
+        if any(factor not in (2, 4, 8) for *_, factor in added):
+            raise SodlibError("the compiled engine enlarges by 2, 4 or 8 alone")
         additions = [
             number
             for terms, y, factor in added
@@ -200,8 +161,24 @@ class Program:
             added=self._listed(additions),
             additions=len(added),
             merged=last is not None,
+            in_place=not set(planes).isdisjoint(target.planes),
             **self._onto(target, first, count),
         )
+
+    def _depthwise(self, units: Sequence[FoldedScales], j: int, x: Feature, average: bool) -> None:
+        """The two depthwise convolutions of scale `j` in place, and the pooling into `x.pooled`, if any, by the mean or
+        the largest."""
+        parts = [
+            part
+            for conv in (unit.convs[str(j)] for unit in units)
+            for part in (conv.weight.flatten(1), conv.bias[:, None], conv.slopes[:, None])
+        ]
+        fields = self._onto(x, 0, len(x.planes))
+        if small := x.pooled:
+            onto = self._onto(small, 0, len(x.planes))
+            fields |= {"pooled": onto["target"], "pooled_plane": onto["plane"], "pooled_stride": onto["stride"]}
+        self._emit(kind=DEPTHWISE, inputs=len(x.planes), sources=self._listed(x.planes), average=average,
+                   weights=self._stored(torch.cat(parts, 1)), **fields)  # fmt: skip
 
     def _units(
         self,
@@ -209,70 +186,66 @@ class Program:
         scales: Sequence[Feature | None],
         part: str,
         kept: Sequence[Feature],
+        later: nn.Module | None,
         last: FoldedConv | None = None,
     ) -> list[Feature | None]:
-        """Run the layers; what they read is free afterwards, but for what is kept."""
-        scales = list(scales)
-        pending = None
+        """Run the layers; what they read is free afterwards, but for what is kept. `later`: the layer after."""
+        self._kept = {each.memory for each in kept}
         for place, unit in enumerate(units):
-            self._layer = f"{part}.{place}"
             if isinstance(unit, FoldedScales) and unit.depthwise:
-                if pending is None:
-                    pending = unit
-                else:
-                    self._depthwise(pending, unit, scales)
-                    pending = None
-                continue
+                continue  # done with the convolution before it
+            self._layer = f"{part}.{place}"
+            after = [each for each in units[place + 1 : place + 3] if isinstance(each, FoldedScales) and each.depthwise]
+            following = (*units, later)[place + 3] if after else None
             if isinstance(unit, FoldedOctave):
-                result = self._octave(unit, scales, last if unit is units[-1] else None)
+                result = self._octave(unit, scales, last if unit is units[-1] else None, after, following)
             else:
-                result = self._single(unit, scales)
+                result = self._single(unit, scales, after)
+            in_use = self._kept | {x.memory for x in result if x is not None}
             for x in scales:
-                if x is not None and x not in kept:
-                    self._release(x.memory)
+                if x is not None and x.memory not in in_use:
+                    self._memory.release(x.memory)
             scales = result
-        return scales
+        return list(scales)
 
-    def _depthwise(self, first: FoldedScales, second: FoldedScales, scales: Sequence[Feature | None]) -> None:
-        for j, x in enumerate(scales):
-            if x is not None:
-                parts = [
-                    part
-                    for conv in (first.convs[str(j)], second.convs[str(j)])
-                    for part in (conv.weight.flatten(1), conv.bias[:, None], conv.slopes[:, None])
-                ]
-                self._emit(kind=DEPTHWISE, inputs=len(x.planes), sources=self._listed(x.planes),
-                           weights=self._stored(torch.cat(parts, 1)), **self._onto(x, 0, len(x.planes)))  # fmt: skip
-
-    def _single(self, unit: FoldedScales, scales: Sequence[Feature | None]) -> list[Feature | None]:
+    def _single(
+        self, unit: FoldedScales, scales: Sequence[Feature | None], after: Sequence[FoldedScales]
+    ) -> list[Feature | None]:
         """The layer of every scale, ordinary or dilated convolutions."""
         result: list[Feature | None] = [None] * unit.scales
         for j, layer in unit.convs.items():
             x = scales[int(j)]
             convs = layer.convs if isinstance(layer, FoldedDilated) else [layer]
             slopes = layer.slopes.split([conv.out_channels for conv in convs])
-            target = self._allocate(sum(conv.out_channels for conv in convs), x.height, x.width)
+            target = self._memory.allocate(sum(conv.out_channels for conv in convs), x.height, x.width)
             border = max(conv.padding[0] for conv in convs)
             if border:
-                padded = self._allocate(len(x.planes), x.height, x.width, border)
+                padded = self._memory.allocate(len(x.planes), x.height, x.width, border)
                 self._pool(x, 1, False, padded)
                 x = padded
             first = 0
             for conv, part in zip(convs, slopes, strict=True):
                 self._convolve(conv, x.planes, x, target, first, part)
                 first += conv.out_channels
+            if after:
+                self._depthwise(after, int(j), target, False)
             result[int(j)] = target
         return result
 
     def _octave(
-        self, unit: FoldedOctave, scales: Sequence[Feature | None], last: FoldedConv | None
+        self,
+        unit: FoldedOctave,
+        scales: Sequence[Feature | None],
+        last: FoldedConv | None,
+        after: Sequence[FoldedScales],
+        following: nn.Module | None,
     ) -> list[Feature | None]:
         xs = {i: scales[i] for i in unit.inputs}
         read, temporary = self._gathered(unit, xs)
         added: dict[int, list] = {j: [] for j in unit.outputs}
         for name, conv in unit.coarse.items():
             i = int(name)
-            terms = self._allocate(conv.out_channels, xs[i].height, xs[i].width)
+            terms = self._memory.allocate(conv.out_channels, xs[i].height, xs[i].width)
             temporary.append(terms)
             self._convolve(conv, xs[i].planes, xs[i], terms)
             first = 0
@@ -283,46 +256,75 @@ class Program:
         for j in unit.outputs:
             conv = unit.own[str(j)] if str(j) in unit.own else None  # noqa: SIM401 (a ModuleDict has no get)
             like, factor = (read[j], 1) if conv is not None else added[j][0][1:]
-            result[j] = self._allocate(1 if last else unit.counts[j], like.height * factor, like.width * factor)
-            planes = like.planes if conv is not None else ()
-            self._convolve(conv, planes, like, result[j], 0, unit.slopes[str(j)], added[j], last)
+            if (
+                after
+                and conv
+                and unit.stride == conv.kernel_size[0] == 1
+                and self._replaceable(xs.get(j), unit.counts[j])
+            ):
+                target = self._memory.planes(xs[j], unit.counts[j])
+            else:
+                room = self._room[j] if after else 1 if last else unit.counts[j]
+                target = self._memory.allocate(room, like.height * factor, like.width * factor)
+                target = self._memory.planes(target, 1 if last else unit.counts[j])
+            self._convolve(conv, like.planes if conv else (), like, target, 0, unit.slopes[str(j)], added[j], last)
+            if after:
+                average = isinstance(following, FoldedOctave) and following.stride == 2
+                finer = isinstance(following, FoldedOctave) and j in following.inputs
+                if finer and (average or str(j + 1) in following.own):
+                    size = target.height // 2, target.width // 2
+                    target = replace(target, pooled=self._memory.allocate(unit.counts[j], *size, _border(following)))
+                self._depthwise(after, j, target, average)
+            result[j] = target
         for feature in temporary:
-            self._release(feature.memory)
+            self._memory.release(feature.memory)
         return result
+
+    def _replaceable(self, x: Feature | None, count: int) -> bool:
+        """Whether so many outputs of a convolution may take the place of its input."""
+        return x is not None and x.memory not in self._kept and self._memory.has_room(x, count)
 
     def _gathered(self, unit: FoldedOctave, xs: dict[int, Feature]) -> tuple[dict[int, Feature], list[Feature]]:
         """At every resolution what the convolutions read there: the finer scales, pooled, and then the scale itself,
         which takes its place in `xs`; and the memory that this took. A pooled scale is pooled further for the next."""
-        border = max(conv.padding[0] for conv in (*unit.own.values(), *unit.coarse.values()))
-        read, temporary = {}, []
-        pooled = {i: (x, i) for i, x in xs.items()}
+        border, temporary = _border(unit), []
+
+        def copied(x: Feature, factor: int, average: bool) -> Feature:
+            if factor == 2 and x.pooled:
+                small = x.pooled
+            else:
+                small = self._memory.allocate(len(x.planes), x.height // factor, x.width // factor, border)
+                self._pool(x, factor, average, small)
+            temporary.append(small)
+            return small
+
+        pooled = {}
+        for i, x in xs.items():
+            pooled[i] = x
+            if unit.stride == 2 or (border and x is not self.input):
+                xs[i] = copied(x, unit.stride, True)
+                if unit.stride == 2:
+                    pooled[i] = xs[i]
+        read = {}
         for j in sorted({*xs, *map(int, unit.own)}):
-            present = [i for i in xs if i == j or (i < j and str(j) in unit.own)]
-            copied = [i for i in present if i < j or unit.stride == 2 or (border and xs[i] is not self.input)]
-            space = xs.get(j)
-            if copied:
-                finest = xs[present[0]]
-                shrunk = 2 ** (j - present[0]) if present[0] < j else unit.stride
-                size = finest.height // shrunk, finest.width // shrunk
-                space = self._allocate(sum(len(xs[i].planes) for i in copied), *size, border)
-                temporary.append(space)
-            planes: tuple[int, ...] = ()
-            taken = 0
-            for i in present:
-                piece = xs[i].planes
-                if i in copied:
-                    source, level = pooled[i]
-                    while level < j - 1:
-                        smaller = self._allocate(len(piece), source.height // 2, source.width // 2)
-                        temporary.append(smaller)
-                        self._pool(source, 2, False, smaller)
-                        source, level = smaller, level + 1
-                    self._pool(source, 2 if i < j else unit.stride, i == j and unit.stride == 2, space, taken)
-                    piece = space.planes[taken : taken + len(piece)]
-                    taken += len(piece)
-                    pooled[i] = replace(space, planes=piece), j
-                    if i == j:
-                        xs[j] = pooled[j][0]
-                planes += piece
-            read[j] = replace(space, planes=planes)
+            finer = [i for i in xs if i < j and any(k >= j for k in map(int, unit.own))]
+            for i in finer:
+                pooled[i] = copied(pooled[i], 2, False)
+            parts = [pooled[i] for i in finer if str(j) in unit.own] + [xs[i] for i in xs if i == j]
+            if parts:
+                read[j] = replace(parts[0], planes=tuple(plane for x in parts for plane in x.planes))
         return read, temporary
+
+
+def _most_channels(units: Iterable[nn.Module]) -> Counter[int]:
+    """Of every scale."""
+    most: Counter[int] = Counter()
+    for unit in units:
+        if isinstance(unit, FoldedOctave):
+            most |= Counter(dict(enumerate(unit.counts)))
+    return most
+
+
+def _border(unit: FoldedOctave) -> int:
+    """The zeros around what its convolutions read."""
+    return max(conv.padding[0] for conv in (*unit.own.values(), *unit.coarse.values()))

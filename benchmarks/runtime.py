@@ -44,9 +44,11 @@ def calibration(count: int = 64) -> list[torch.Tensor]:
     return [to_input(data.read_image(path), 224)[None] for path in images]
 
 
-def photographs(count: int = 50) -> torch.Tensor:
-    paths = [*sorted(PHOTOS.glob("*.jpg")), *data.find_set("cutouts/test").images][:count]
-    return torch.stack([to_input(data.read_image(path), 224) for path in paths])
+def photographs(root: Path | None, count: int = 50) -> tuple[str, torch.Tensor]:
+    """Of the benchmark where it is at hand, else the embedded ones; and their name."""
+    embedded = [*sorted(PHOTOS.glob("*.jpg")), *data.find_set("cutouts/test").images]
+    name, paths = ("ECSSD", data.find_set("ECSSD", root).images) if root else ("embedded", embedded)
+    return name, torch.stack([to_input(data.read_image(path), 224) for path in paths[:count]])
 
 
 def forms(model: sodlib.csnet, content: bytes) -> dict[str, torch.nn.Module]:
@@ -84,12 +86,12 @@ class Half(torch.nn.Module):
         return self.network(images.bfloat16().contiguous(memory_format=torch.channels_last)).float()
 
 
-def engines(models: dict, rounds: int) -> dict:
+def engines(models: dict, rounds: int, root: Path | None) -> dict:
     """Every engine and network; what is done is written at once. torch.compile and other precisions: the larger one at
     batch 1 alone."""
-    checked = photographs()
+    source, checked = photographs(root)
     content = {name: runtime.onnx_content(fold(models[name])) for name in ("CSNet×2-L", "CSNet×1-L")}
-    part: dict = {"size": 224, "photographs": len(checked), "networks": {name: {} for name in content}}
+    part: dict = {"size": 224, "photographs": len(checked), "of": source, "networks": {name: {} for name in content}}
     for batch, count, many in ((1, 1, rounds), (16, 2, max(2, rounds // 10))):
         for name in content:
             model = models[name]
@@ -142,7 +144,7 @@ def main() -> None:
     models, rounds = networks(arguments.released), arguments.rounds
     large = models["CSNet×2-L"]
     parts = {
-        "engines": lambda: engines(models, rounds),
+        "engines": lambda: engines(models, rounds, arguments.data),
         "table8": lambda: timing.table_8(models, max(2, rounds // 2)),
         "layers": lambda: timing.layers(large, max(2, rounds // 2)),
         "roofline": lambda: timing.roofline(large, max(2, rounds // 2)),

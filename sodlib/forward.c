@@ -1,4 +1,4 @@
-/* The forward pass of a folded CSNet on the processor, step by step from a program that compiled.py writes.
+/* The forward pass of a folded CSNet on the processor, step by step from a program that program.py writes.
  *
  * A feature is a plane of rows. Rows are padded to whole vectors; what stands in the padding is never used. Planes lie
  * in a workspace, one for every image. All offsets are in floats.
@@ -6,13 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
 
 #ifdef __AVX512F__
+#include <immintrin.h>
 #define LANES 16
-#define MOST 12 /* outputs whose sums of two vectors fit into the registers */
+#define MOST 12 /* outputs whose sums of two vectors fit into the registers; half as many, those of four */
 #else
 #define LANES 8
 #define MOST 6
@@ -47,9 +45,10 @@ INLINE vector prelu(vector v, vector slope)
 {
 #ifdef __AVX512F__
     return _mm512_mask_mul_ps(v, _mm512_cmp_ps_mask(v, all(0), _CMP_LT_OQ), v, slope);
-#endif
+#else
     integers positive = v > 0;
     return (vector)(((integers)v & positive) | ((integers)(v * slope) & ~positive));
+#endif
 }
 
 static double now(void)
@@ -113,7 +112,8 @@ INLINE vector clamped(const float *row, long x, long width)
     if (x + LANES <= width)
         return load(row + x);
     integers inside = first_lanes(width - x);
-    return (vector)((integers)within(load(row + (x < width ? x : 0)), inside) | ((integers)all(row[width - 1]) & ~inside));
+    vector begun = within(load(row + (x < width ? x : 0)), inside);
+    return (vector)((integers)begun | ((integers)all(row[width - 1]) & ~inside));
 }
 
 /* A row `factor` times as wide, bilinear with half-integer pixel centres. */
@@ -190,9 +190,8 @@ INLINE void sums(int count, int vectors, int taps, const float *space, const lon
 #pragma GCC unroll 4
                 for (int n = 0; n < vectors; n++)
                     x[n] = load(here + n * LANES);
-                if (taps == 1)
 #pragma GCC unroll 4
-                for (int n = 0; n < vectors; n++)
+                for (int n = 0; taps == 1 && n < vectors; n++) /* of more planes than the processor foresees */
                     __builtin_prefetch(here + (n + 8) * LANES);
 #pragma GCC unroll 16
                 for (int m = 0; m < count; m++) {
@@ -223,7 +222,8 @@ INLINE void sums(int count, int vectors, int taps, const float *space, const lon
         store(out + n * LANES, merged[n]);
 }
 
-#define ARGUMENTS space, planes, inputs, at, in_stride, dilation, weights, bias, slopes, terms, additions, wide, shares, out, plane
+#define ARGUMENTS                                                                                                      \
+    space, planes, inputs, at, in_stride, dilation, weights, bias, slopes, terms, additions, wide, shares, out, plane
 #define CASE(COUNT)                                                                                                    \
     case COUNT:                                                                                                        \
         if (taps == 1 && vectors == 1)                                                                                 \
@@ -412,7 +412,7 @@ static void depthwise(const step *s, float *space, const float *weights, const l
         float *plane = space + table[s->sources + c];
         const float *w = weights + s->weights + 22 * c;
         memset(zeros, 0, sizeof zeros);
-        for (long y = -2; y < height; y += 2) { /* rows y + 1 and y + 2 of the first, then y and y + 1 of the second */
+        for (long y = -2; y < height + 2; y += 2) { /* rows y + 1, y + 2 of the first, y, y + 1 of the second */
             const float *first[4], *second[4];
             float *out = plane + y * s->stride;
             for (long r = 0; r < 4; r++) {
@@ -420,16 +420,14 @@ static void depthwise(const step *s, float *space, const float *weights, const l
                 first[r] = in < 0 || in >= height ? zeros : plane + in * s->stride;
                 second[r] = mid < 0 || mid >= height ? zeros : between[mid % 4];
             }
-            depthwise_rows(between[(y + 5) % 4], between[(y + 6) % 4], first, w, s->width);
-            if (y >= 0)
+            if (y + 1 < height)
+                depthwise_rows(between[(y + 5) % 4], between[(y + 6) % 4], first, w, s->width);
+            if (y >= 0 && y < height)
                 depthwise_rows(out, y + 1 < height ? out + s->stride : none, second, w + 11, s->width);
-            if (s->pooled && y >= 2) /* of the rows before, which the processor has put away by now */
-                shrunk_row(space + s->pooled + c * s->pooled_plane + (y / 2 - 1) * s->pooled_stride, out - 2 * s->stride,
-                           out - s->stride, s->width / 2, s->average);
+            if (y >= 2 && s->pooled) /* the two rows before, which the processor has put away by now */
+                shrunk_row(space + s->pooled + c * s->pooled_plane + (y / 2 - 1) * s->pooled_stride,
+                           out - 2 * s->stride, out - s->stride, s->width / 2, s->average);
         }
-        if (s->pooled)
-            shrunk_row(space + s->pooled + c * s->pooled_plane + (height / 2 - 1) * s->pooled_stride,
-                       plane + (height - 2) * s->stride, plane + (height - 1) * s->stride, s->width / 2, s->average);
     }
 }
 

@@ -262,7 +262,7 @@ def shown(fresh: bool, place: Path) -> dict[str, dict[str, Any]]:
     forms["compiled C"] = CompiledCSNet(fold(model))
     rows = summary(interleaved({name: called(form, images) for name, form in forms.items()}, rounds), "plain eager")
     contents = {
-        "engines": {"size": size, "photographs": 0, "networks": {"CSNet×1": {"batch 1": rows}}},
+        "engines": {"size": size, "photographs": 0, "of": "none", "networks": {"CSNet×1": {"batch 1": rows}}},
         "table8": table_8({"CSNet×1": model}, rounds, 128),
         "layers": layers(model, rounds, size),
         "roofline": roofline(model, rounds, size),

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -16,6 +18,7 @@ from sodlib.gallery import PHOTOS
 from sodlib.images import to_input
 from sodlib.plain import plain
 from sodlib.prediction import predict, predict_files, quantise
+from sodlib.pruning import keep_above, prune, scores
 
 NETWORKS = {
     "csnet": lambda: sodlib.csnet(),
@@ -114,6 +117,20 @@ def test_compiled_engine_with_threads_and_changing_sizes(threads):
 
 
 @needs_compiler
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**20), tenths=st.integers(0, 9))
+def test_compiled_engine_with_any_number_of_channels(seed, tenths):
+    """Blocks that work in place have more outputs than inputs, fewer, or none at a scale."""
+    torch.manual_seed(seed)
+    model = sodlib.csnet()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight)
+    model = settled(prune(model, keep_above(scores(model), tenths / 10)))
+    assert furthest(runtime.optimise(model, "c"), model, torch.randn(2, 3, 48, 80)) < 2e-3
+
+
+@needs_compiler
 def test_every_step_has_a_time_and_a_layer():
     model = settled(sodlib.csnet())
     steps = compiled.CompiledCSNet(fold(model)).seconds(torch.randn(1, 3, 64, 64))
@@ -169,8 +186,8 @@ def test_recorded_engines_agree():
     part = timing.read("engines", REPOSITORY / "results")
     if part is None:
         pytest.skip("no record of the engines")
-    for settings in part["networks"].values():
-        for rows in settings.values():
+    for by_setting in part["networks"].values():
+        for rows in by_setting.values():
             assert rows["plain eager"]["speedup"] == 1
             for name, row in rows.items():
                 if "difference" in row and "int8" not in name and "bfloat16" not in name:

@@ -26,7 +26,7 @@ KEPT = 8
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def machine_code() -> ctypes.CDLL | None:
     """`forward.c`, compiled for this processor; None where there is no C compiler, or one that cannot."""
     compiled = compiled_source(SOURCE)
     if compiled is not None:
@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL | None:
 def layout() -> tuple[int, int]:
     """Numbers in a vector, and outputs that a block of a convolution has at most."""
     lanes, most = ctypes.c_int(), ctypes.c_int()
-    library().layout(ctypes.byref(lanes), ctypes.byref(most))
+    machine_code().layout(ctypes.byref(lanes), ctypes.byref(most))
     return lanes.value, most.value
 
 
@@ -54,7 +54,7 @@ class CompiledCSNet(nn.Module):
 
     def __init__(self, network: FoldedCSNet) -> None:
         super().__init__()
-        if library() is None:
+        if machine_code() is None:
             raise SodlibError("the compiled engine needs a C compiler, `cc`: install gcc or clang")
         self.network, self.input_size = network, network.input_size
         self._program = lru_cache(KEPT)(lambda height, width: Program(network, height, width, *layout()))
@@ -94,7 +94,7 @@ class CompiledCSNet(nn.Module):
             workspace = self._workspaces[key] = torch.zeros(workers, program.size + 2 * SIZE_MULTIPLE)
         logits = torch.empty(batch, 1, *size)
         x, y = program.input, program.output
-        library().forward(
+        machine_code().forward(
             program.steps_array.ctypes.data, len(program.steps), program.table_array.ctypes.data,
             program.weights.ctypes.data, workspace.data_ptr() + 64, workspace.shape[1], images.data_ptr(),
             logits.data_ptr(), batch, *size, x.planes[0], x.planes[1] - x.planes[0], x.stride, y.planes[0], y.stride,

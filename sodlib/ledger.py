@@ -19,7 +19,7 @@ from .csnet import CSNet
 from .description import Run
 from .evidence import Estimate, Evidence, same_sign
 from .records import Record
-from .sensitivity import sensitivity
+from .sensitivity import p_value, sensitivity
 from .study import (
     DECAY_WEIGHTS,
     DECAYS_COMPARED,
@@ -258,7 +258,7 @@ def _categories(item: Evidence) -> Entry:
         value, low, high = without.less(fewer).own()
         said.append(
             f"{test_set}: the category left out loses most for {worst} of {of} networks; beyond the control "
-            f"{value:+.1f} % of F ({low:+.1f} to {high:+.1f}), p {'< 0.001' if chance < 0.001 else f'= {chance:.3f}'}"
+            f"{value:+.1f} % of F ({low:+.1f} to {high:+.1f}), {p_value(chance)}"
         )
         signs += [
             holds(worst <= of / 2),

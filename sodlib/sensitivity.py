@@ -110,6 +110,11 @@ def sensitivity(
     return Sensitivity(draws, tuple(without), tuple(members), tuple(map(len, members.values())))
 
 
+def p_value(chance: float) -> str:
+    """What `Sensitivity.chance` gives, for a sentence."""
+    return "p < 0.001" if chance < 0.001 else f"p = {chance:.3f}"
+
+
 def _drawn(found: Sequence[Mapping[str, Any]], chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Max F of some images in every draw, `[D, seeds]`."""
     results = []

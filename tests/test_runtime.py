@@ -29,7 +29,7 @@ NETWORKS = {
     "vanilla": lambda: sodlib.vanilla(split="1/3"),
     "one scale": lambda: sodlib.csnet(split="1/0"),
 }
-needs_compiler = pytest.mark.skipif(compiled.library() is None, reason="no C compiler")
+needs_compiler = pytest.mark.skipif(compiled.machine_code() is None, reason="no C compiler")
 
 
 def settled(model):

@@ -10,9 +10,11 @@
 #ifdef __AVX512F__
 #include <immintrin.h>
 #define LANES 16
+#define SHIFTED(count) ((count) <= MOST / 2) /* shifts across two vectors are one instruction, cheaper than a load of parts of both, but not for nothing */
 #define MOST 12 /* outputs whose sums of two vectors fit into the registers; half as many, those of four */
 #else
 #define LANES 8
+#define SHIFTED(count) 0
 #define MOST 6
 #endif
 #define MOST_TERMS 4 /* coarser scales than the finest one */
@@ -33,7 +35,7 @@ typedef struct {
     long added;                 /* index into the table of what is enlarged and added: plane, stride, spacing, factor */
     long additions;
     long merged; /* whether the outputs, times the last weights, are summed into one plane, with the last bias */
-    long in_place;
+    long buffered; /* whether the outputs must not be written vector by vector */
     long pooled, pooled_plane, pooled_stride; /* where the outputs also go, shrunk to half, if anywhere */
 } step;
 
@@ -160,10 +162,12 @@ typedef struct {
     float share;
 } term;
 
-/* `count` outputs at `vectors` neighbouring vectors of a row. Weights: input, tap, output. */
+/* `count` outputs at `vectors` neighbouring vectors of a row, by the rows of taps `from` ... `to` - 1: the others fall
+ * on zeros. Weights: input, tap, output. */
 INLINE void sums(int count, int vectors, int taps, const float *space, const long *planes, long inputs, long at,
-                 long in_stride, long dilation, const float *weights, const float *bias, const float *slopes,
-                 const term *terms, long additions, long wide, const float *shares, float *out, long plane)
+                 long in_stride, long dilation, int from, int to, const float *weights, const float *bias,
+                 const float *slopes, const term *terms, long additions, long wide, const float *shares, float *out,
+                 long plane)
 {
     vector sum[MOST][4];
 #pragma GCC unroll 16
@@ -179,20 +183,38 @@ INLINE void sums(int count, int vectors, int taps, const float *space, const lon
                 sum[m][n] += load(t->above + m * wide + n * LANES) * (1 - t->share);
                 sum[m][n] += load(t->below + m * wide + n * LANES) * t->share;
             }
+    integers left, right; /* the neighbours `dilation` away, in a vector and the one before or after it */
+    for (int lane = 0; lane < LANES; lane++) {
+        left[lane] = LANES - dilation + lane;
+        right[lane] = dilation + lane;
+    }
     for (long c = 0; c < inputs; c++) {
         const float *source = space + planes[c] + at;
 #pragma GCC unroll 1
-        for (int ky = 0; ky < taps; ky++)
+        for (int ky = 0; ky < taps; ky++) {
+            if (taps > 1 && (ky < from || ky >= to)) {
+                weights += taps * count;
+                continue;
+            }
+            const float *row = source + dilation * ky * in_stride;
+            vector whole[6];
+#pragma GCC unroll 6
+            for (int n = 0; SHIFTED(count) && taps == 3 && n < vectors + 2; n++)
+                whole[n] = load(row + dilation + (n - 1) * LANES);
 #pragma GCC unroll 3
             for (int kx = 0; kx < taps; kx++) {
-                const float *here = source + dilation * (ky * in_stride + kx);
                 vector x[4];
 #pragma GCC unroll 4
                 for (int n = 0; n < vectors; n++)
-                    x[n] = load(here + n * LANES);
+                    if (!SHIFTED(count) || taps == 1)
+                        x[n] = load(row + dilation * kx + n * LANES);
+                    else /* loads of whole vectors are far cheaper than of parts of two */
+                        x[n] = kx == 0   ? picked(whole[n], whole[n + 1], left)
+                               : kx == 1 ? whole[n + 1]
+                                         : picked(whole[n + 1], whole[n + 2], right);
 #pragma GCC unroll 4
                 for (int n = 0; taps == 1 && n < vectors; n++) /* of more planes than the processor foresees */
-                    __builtin_prefetch(here + (n + 8) * LANES);
+                    __builtin_prefetch(row + (n + 8) * LANES);
 #pragma GCC unroll 16
                 for (int m = 0; m < count; m++) {
                     vector w = all(weights[m]);
@@ -202,6 +224,7 @@ INLINE void sums(int count, int vectors, int taps, const float *space, const lon
                 }
                 weights += count;
             }
+        }
     }
     vector merged[4];
 #pragma GCC unroll 4
@@ -223,7 +246,8 @@ INLINE void sums(int count, int vectors, int taps, const float *space, const lon
 }
 
 #define ARGUMENTS                                                                                                      \
-    space, planes, inputs, at, in_stride, dilation, weights, bias, slopes, terms, additions, wide, shares, out, plane
+    space, planes, inputs, at, in_stride, dilation, from, to, weights, bias, slopes, terms, additions, wide, shares,   \
+        out, plane
 #define CASE(COUNT)                                                                                                    \
     case COUNT:                                                                                                        \
         if (taps == 1 && vectors == 1)                                                                                 \
@@ -241,8 +265,9 @@ INLINE void sums(int count, int vectors, int taps, const float *space, const lon
         break;
 
 static void block(int count, int vectors, int taps, const float *space, const long *planes, long inputs, long at,
-                  long in_stride, long dilation, const float *weights, const float *bias, const float *slopes,
-                  const term *terms, long additions, long wide, const float *shares, float *out, long plane)
+                  long in_stride, long dilation, int from, int to, const float *weights, const float *bias,
+                  const float *slopes, const term *terms, long additions, long wide, const float *shares, float *out,
+                  long plane)
 {
     switch (count) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
@@ -252,20 +277,23 @@ static void block(int count, int vectors, int taps, const float *space, const lo
     }
 }
 
-/* Of everything that is enlarged and added: two rows of every output, already as wide as the output, and which rows
- * they are. */
+/* What a convolution keeps from row to row: of everything that is enlarged and added, two rows of every output, already
+ * as wide as the output, and which rows they are; and a row of all outputs. */
 typedef struct {
-    float *rows;
+    float *rows, *row;
     long held[MOST_TERMS][2];
-} widened;
+} scratch;
 
-/* Row `y` of a convolution, its outputs `plane` apart and in blocks of nearly equal size. */
-static void convolved_row(const step *s, const float *space, const float *weights, const long *table, widened *wide,
-                          long y, float *target, long plane)
+/* Row `y` of the blocks of outputs `from` ... `to` - 1 of a convolution. */
+static void convolved_row(const step *s, float *space, const float *weights, const long *table, scratch *own,
+                          long from, long to, long y)
 {
     long blocks = (s->outputs + MOST - 1) / MOST, taps = s->kernel * s->kernel, length = s->stride + LANES;
+    long begin = from * s->outputs / blocks, end = to * s->outputs / blocks;
+    int above = s->kernel == 3 && y < s->dilation, below = s->kernel == 3 && y + s->dilation >= s->height;
     const float *bias = weights + s->weights, *slopes = bias + s->outputs, *packed = slopes + s->outputs;
     const float *shares = packed + s->outputs * s->inputs * taps;
+    float *target = space + s->target + y * s->stride;
     term terms[MOST_TERMS], part[MOST_TERMS];
     for (long a = 0; a < s->additions; a++) {
         const long *what = table + s->added + 4 * a;
@@ -273,48 +301,48 @@ static void convolved_row(const step *s, const float *space, const float *weight
         long used[2] = {next > 0 ? next - 1 : 0, next < height ? next : height - 1};
         float *rows[2];
         for (int k = 0; k < 2; k++) {
-            rows[k] = wide->rows + (2 * a + used[k] % 2) * s->outputs * length;
-            for (long m = 0; wide->held[a][used[k] % 2] != used[k] && m < s->outputs; m++)
-                widen(rows[k] + m * length, space + what[0] + m * what[2] + used[k] * what[1], s->width / factor,
-                      factor);
-            wide->held[a][used[k] % 2] = used[k];
+            rows[k] = own->rows + (2 * a + used[k] % 2) * (end - begin) * length;
+            for (long m = begin; own->held[a][used[k] % 2] != used[k] && m < end; m++)
+                widen(rows[k] + (m - begin) * length, space + what[0] + m * what[2] + used[k] * what[1],
+                      s->width / factor, factor);
+            own->held[a][used[k] % 2] = used[k];
         }
         terms[a] = (term){rows[0], rows[1], (2 * ((y + factor / 2) % factor) + 1) / (2.0f * factor)};
     }
-    for (long x = 0; s->merged && x < s->stride; x++)
+    for (long x = 0; s->merged && from == 0 && x < s->stride; x++)
         target[x] = shares[s->outputs];
-    for (long b = 0; b < blocks; b++) {
+    for (long b = from; b < to; b++) {
         long first = b * s->outputs / blocks, count = (b + 1) * s->outputs / blocks - first;
+        float *out = s->merged ? target : s->buffered ? own->row + first * length : target + first * s->plane;
         for (long x = 0, vectors; x < s->width; x += vectors * LANES) {
             vectors = count <= MOST / 2 && x + 3 * LANES < s->width ? 4 : x + LANES < s->width ? 2 : 1;
             for (long a = 0; a < s->additions; a++)
-                part[a] = (term){terms[a].above + first * length + x, terms[a].below + first * length + x,
-                                 terms[a].share};
-            block(count, vectors, s->kernel, space, table + s->sources, s->inputs,
-                  y * s->in_stride + x, s->in_stride, s->dilation, packed + first * s->inputs * taps, bias + first,
+                part[a] = (term){terms[a].above + (first - begin) * length + x,
+                                 terms[a].below + (first - begin) * length + x, terms[a].share};
+            block(count, vectors, s->kernel, space, table + s->sources, s->inputs, y * s->in_stride + x, s->in_stride,
+                  s->dilation, above, s->kernel - below, packed + first * s->inputs * taps, bias + first,
                   s->activated ? slopes + first : 0, part, s->additions, length, s->merged ? shares + first : 0,
-                  target + (s->merged ? 0 : first * plane) + x, plane);
+                  out + x, s->buffered ? length : s->plane);
         }
     }
+    for (long m = 0; s->buffered && m < s->outputs; m++)
+        memcpy(target + m * s->plane, own->row + m * length, 4 * s->width);
 }
 
-/* In place where the outputs lie where the inputs do: a row is whole before it is written. */
 static void convolution(const step *s, float *space, const float *weights, const long *table, int threads)
 {
-    long length = s->stride + LANES;
+    long blocks = (s->outputs + MOST - 1) / MOST, together = s->merged ? 1 : blocks;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long band = 0; band < threads; band++) {
-        widened wide = {s->additions ? allocated(2 * s->additions * s->outputs * length) : 0};
-        float *rows = s->in_place ? allocated(s->outputs * length) : 0;
-        memset(wide.held, -1, sizeof wide.held);
-        for (long y = band * s->height / threads; y < (band + 1) * s->height / threads; y++) {
-            float *target = space + s->target + y * s->stride;
-            convolved_row(s, space, weights, table, &wide, y, rows ? rows : target, rows ? length : s->plane);
-            for (long m = 0; rows && m < s->outputs; m++)
-                memcpy(target + m * s->plane, rows + m * length, 4 * s->stride);
+        scratch own = {s->additions ? allocated(2 * s->additions * s->outputs * (s->stride + LANES)) : 0,
+                       s->buffered ? allocated(s->outputs * (s->stride + LANES)) : 0};
+        for (long b = 0; b < blocks; b += together) { /* of what is merged, the rows of one block stay at hand */
+            memset(own.held, -1, sizeof own.held);
+            for (long y = band * s->height / threads; y < (band + 1) * s->height / threads; y++)
+                convolved_row(s, space, weights, table, &own, b, b + together, y);
         }
-        free(wide.rows);
-        free(rows);
+        free(own.rows);
+        free(own.row);
     }
 }
 

@@ -24,7 +24,7 @@ from .workspace import Feature, Workspace
 CONVOLUTION, DEPTHWISE, POOL = range(3)
 FIELDS = ("kind", "height", "width", "inputs", "sources", "in_stride", "outputs", "target", "plane", "stride",
           "weights", "kernel", "dilation", "activated", "factor", "average", "added", "additions",
-          "merged", "in_place", "pooled", "pooled_plane", "pooled_stride")  # fmt: skip
+          "merged", "buffered", "pooled", "pooled_plane", "pooled_stride")  # fmt: skip
 
 
 class Program:
@@ -161,7 +161,7 @@ class Program:
             added=self._listed(additions),
             additions=len(added),
             merged=last is not None,
-            in_place=not set(planes).isdisjoint(target.planes),
+            buffered=target.border > 0 or (count > self._most and not set(planes).isdisjoint(target.planes)),
             **self._onto(target, first, count),
         )
 
@@ -196,7 +196,7 @@ class Program:
                 continue  # done with the convolution before it
             self._layer = f"{part}.{place}"
             after = [each for each in units[place + 1 : place + 3] if isinstance(each, FoldedScales) and each.depthwise]
-            following = (*units, later)[place + 3] if after else None
+            following = (*units, later)[place + 1 + len(after)]
             if isinstance(unit, FoldedOctave):
                 result = self._octave(unit, scales, last if unit is units[-1] else None, after, following)
             else:
@@ -218,8 +218,8 @@ class Program:
             convs = layer.convs if isinstance(layer, FoldedDilated) else [layer]
             slopes = layer.slopes.split([conv.out_channels for conv in convs])
             target = self._memory.allocate(sum(conv.out_channels for conv in convs), x.height, x.width)
-            border = max(conv.padding[0] for conv in convs)
-            if border:
+            border = _border(layer)
+            if border > x.border:
                 padded = self._memory.allocate(len(x.planes), x.height, x.width, border)
                 self._pool(x, 1, False, padded)
                 x = padded
@@ -265,7 +265,8 @@ class Program:
                 target = self._memory.planes(xs[j], unit.counts[j])
             else:
                 room = self._room[j] if after else 1 if last else unit.counts[j]
-                target = self._memory.allocate(room, like.height * factor, like.width * factor)
+                border = 0 if after else _border(following)
+                target = self._memory.allocate(room, like.height * factor, like.width * factor, border)
                 target = self._memory.planes(target, 1 if last else unit.counts[j])
             self._convolve(conv, like.planes if conv else (), like, target, 0, unit.slopes[str(j)], added[j], last)
             if after:
@@ -301,7 +302,7 @@ class Program:
         pooled = {}
         for i, x in xs.items():
             pooled[i] = x
-            if unit.stride == 2 or (border and x is not self.input):
+            if unit.stride == 2 or border > x.border:
                 xs[i] = copied(x, unit.stride, True)
                 if unit.stride == 2:
                     pooled[i] = xs[i]
@@ -325,6 +326,6 @@ def _most_channels(units: Iterable[nn.Module]) -> Counter[int]:
     return most
 
 
-def _border(unit: FoldedOctave) -> int:
-    """The zeros around what its convolutions read."""
-    return max(conv.padding[0] for conv in (*unit.own.values(), *unit.coarse.values()))
+def _border(layer: nn.Module | None) -> int:
+    """The zeros around what the convolutions of a layer read."""
+    return max((part.padding[0] for part in layer.modules() if isinstance(part, FoldedConv)), default=0) if layer else 0

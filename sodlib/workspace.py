@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 @dataclass(frozen=True)
 class Feature:
     """Planes of one resolution in the workspace: where each begins, and how far apart its rows are. `memory` is what
-    was allocated for them, with a border of zeros or without. `pooled`: the same at half the resolution, where the step
+    was allocated for them, with `border` zeros left and right or without. `pooled`: the same at half the resolution, where the step
     that made it did that too."""
 
     planes: tuple[int, ...]
@@ -16,6 +16,7 @@ class Feature:
     width: int
     stride: int
     memory: tuple[int, int]
+    border: int = 0
     pooled: Feature | None = None
 
 
@@ -29,8 +30,13 @@ class Workspace:
     def allocate(self, channels: int, height: int, width: int, border: int = 0) -> Feature:
         """Memory that is free, or more of it; always more where a border of zeros has to outlast the run."""
         lanes = self._lanes
-        stride = -(-(width + 2 * border) // lanes) * lanes + (lanes if border else 0)
-        plane, length = self._extent(channels, height + 2 * border, stride)
+        # Rows begin with whole vectors of a border, which is also the one behind the row above. Above and below the plane
+        # there is none: convolutions leave out what they would read there.
+        lead = -(-border // lanes) * lanes
+        stride = lead + -(-width // lanes) * lanes
+        if stride - width < border:
+            stride += lanes
+        plane, length = self._extent(channels, height, stride)
         start = None
         if not border:
             for place, (free, free_length) in enumerate(self._free):
@@ -42,9 +48,8 @@ class Workspace:
                     break
         if start is None:
             start, self.size = self.size, self.size + length
-        first = start + border * stride + border
-        planes = tuple(first + c * plane for c in range(channels))
-        return Feature(planes, height, width, stride, (start, length) if not border else (start, 0))
+        planes = tuple(start + lead + c * plane for c in range(channels))
+        return Feature(planes, height, width, stride, (start, 0 if border else length), border)
 
     def release(self, memory: tuple[int, int]) -> None:
         """What was allocated is free for others; what has a border never is."""

@@ -24,6 +24,12 @@ typedef float unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_a
 typedef int integers __attribute__((vector_size(4 * LANES)));
 #define INLINE static inline __attribute__((always_inline))
 
+#if LANES == 16
+static const integers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#else
+static const integers lane = {0, 1, 2, 3, 4, 5, 6, 7};
+#endif
+
 enum { CONVOLUTION, DEPTHWISE, POOL };
 
 typedef struct {
@@ -70,8 +76,8 @@ INLINE vector picked(vector a, vector b, integers lanes)
     return _mm512_permutex2var_ps(a, (__m512i)lanes, b);
 #elif defined(__clang__)
     vector result = a;
-    for (int lane = 0; lane < LANES; lane++)
-        result[lane] = lanes[lane] < LANES ? a[lanes[lane]] : b[lanes[lane] - LANES];
+    for (int n = 0; n < LANES; n++)
+        result[n] = lanes[n] < LANES ? a[lanes[n]] : b[lanes[n] - LANES];
     return result;
 #else
     return __builtin_shuffle(a, b, lanes);
@@ -98,13 +104,7 @@ INLINE vector right_of(vector v, vector after)
 }
 
 /* -1 in the lanes from 0 to `count` - 1. */
-INLINE integers first_lanes(long count)
-{
-    integers lanes;
-    for (int lane = 0; lane < LANES; lane++)
-        lanes[lane] = -(lane < count);
-    return lanes;
-}
+INLINE integers first_lanes(long count) { return lane < (int)count; }
 
 INLINE vector within(vector v, integers lanes) { return (vector)((integers)v & lanes); }
 
@@ -121,22 +121,18 @@ INLINE vector clamped(const float *row, long x, long width)
 /* A row `factor` times as wide, bilinear with half-integer pixel centres. */
 INLINE void widen_by(float *out, const float *row, long width, int factor)
 {
-    integers own[8], other[8];
-    vector share = all(0);
-    for (int part = 0; part < factor; part++)
-        for (int lane = 0; lane < LANES; lane++) {
-            int x = part * LANES + lane, right = x % factor >= factor / 2;
-            own[part][lane] = x / factor;
-            other[part][lane] = x / factor + (right ? LANES : 0);
-            /* of the neighbour, by its distance */
-            share[lane] = (right ? 2 * (x % factor) + 1 - factor : factor - 1 - 2 * (x % factor)) / (2.0f * factor);
-        }
+    integers phase = lane % factor, right = phase >= factor / 2;
+    /* of the neighbour, by its distance */
+    integers distance = (right & (2 * phase + 1 - factor)) | (~right & (factor - 1 - 2 * phase));
+    vector share = __builtin_convertvector(distance, vector) / (2.0f * factor);
     vector before = all(row[0]), here = clamped(row, 0, width);
     for (long x = 0; x < width; x += LANES) {
-        vector after = clamped(row, x + LANES, width), left = left_of(here, before), right = right_of(here, after);
+        vector after = clamped(row, x + LANES, width);
+        vector left_side = left_of(here, before), right_side = right_of(here, after);
 #pragma GCC unroll 8
         for (int part = 0; part < factor; part++) {
-            vector a = picked(here, here, own[part]), b = picked(left, right, other[part]);
+            integers own = (lane + part * LANES) / factor;
+            vector a = picked(here, here, own), b = picked(left_side, right_side, own + (right & LANES));
             if (x * factor + part * LANES < width * factor)
                 store(out + x * factor + part * LANES, a + (b - a) * share);
         }
@@ -183,11 +179,8 @@ INLINE void sums(int count, int vectors, int taps, const float *space, const lon
                 sum[m][n] += load(t->above + m * wide + n * LANES) * (1 - t->share);
                 sum[m][n] += load(t->below + m * wide + n * LANES) * t->share;
             }
-    integers left, right; /* the neighbours `dilation` away, in a vector and the one before or after it */
-    for (int lane = 0; lane < LANES; lane++) {
-        left[lane] = LANES - dilation + lane;
-        right[lane] = dilation + lane;
-    }
+    /* The neighbours `dilation` away, in a vector and the one before or after it. */
+    integers left = lane + (LANES - (int)dilation), right = lane + (int)dilation;
     for (long c = 0; c < inputs; c++) {
         const float *source = space + planes[c] + at;
 #pragma GCC unroll 1
@@ -379,7 +372,8 @@ static void depthwise_rows(float *first, float *second, const float *const rows[
     vector w[11], before[4], here[4], after[4];
     for (int n = 0; n < 11; n++)
         w[n] = all(weights[n]);
-    for (int r = 0; r < 4; r++) {
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) { /* all loops unrolled, or the compiler keeps the arrays in memory */
         before[r] = all(0);
         here[r] = whole ? load(rows[r]) : within(load(rows[r]), rest);
     }
@@ -390,6 +384,7 @@ static void depthwise_rows(float *first, float *second, const float *const rows[
         depthwise_vectors(first + x, second + x, before, here, after, w);
     }
     for (; x < width; x += LANES) {
+#pragma GCC unroll 4
         for (int r = 0; r < 4; r++)
             after[r] = x + LANES == whole ? within(load(rows[r] + whole), rest) : all(0);
         depthwise_vectors(first + x, second + x, before, here, after, w);
@@ -409,18 +404,13 @@ INLINE vector larger(vector a, vector b)
 /* The mean or largest of squares of 2 x 2, from two rows. */
 static void shrunk_row(float *out, const float *above, const float *below, long width, int average)
 {
-    integers even, odd;
-    for (int lane = 0; lane < LANES; lane++) {
-        even[lane] = 2 * lane;
-        odd[lane] = 2 * lane + 1;
-    }
     for (long x = 0; x < width; x += LANES) {
         vector a = load(above + 2 * x), b = load(above + 2 * x + LANES), result;
         vector c = load(below + 2 * x), d = load(below + 2 * x + LANES);
         a = average ? a + c : larger(a, c);
         b = average ? b + d : larger(b, d);
-        c = picked(a, b, even);
-        d = picked(a, b, odd);
+        c = picked(a, b, 2 * lane);
+        d = picked(a, b, 2 * lane + 1);
         result = average ? (c + d) * 0.25f : larger(c, d);
         if (x + LANES <= width)
             store(out + x, result);
@@ -436,20 +426,20 @@ static void depthwise(const step *s, float *space, const float *weights, const l
     long length = s->stride + LANES, height = s->height;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic, 2)
     for (long c = 0; c < s->inputs; c++) {
-        __attribute__((aligned(4 * LANES))) float between[4][length], zeros[length], none[length];
+        __attribute__((aligned(4 * LANES))) float between[8][length], zeros[length], none[length];
         float *plane = space + table[s->sources + c];
         const float *w = weights + s->weights + 22 * c;
         memset(zeros, 0, sizeof zeros);
-        for (long y = -2; y < height + 2; y += 2) { /* rows y + 1, y + 2 of the first, y, y + 1 of the second */
+        for (long y = -2; y < height + 2; y += 2) { /* rows y + 2, y + 3 of the first, y, y + 1 of the second */
             const float *first[4], *second[4];
             float *out = plane + y * s->stride;
             for (long r = 0; r < 4; r++) {
-                long in = y + r, mid = y - 1 + r;
+                long in = y + 1 + r, mid = y - 1 + r;
                 first[r] = in < 0 || in >= height ? zeros : plane + in * s->stride;
-                second[r] = mid < 0 || mid >= height ? zeros : between[mid % 4];
+                second[r] = mid < 0 || mid >= height ? zeros : between[mid % 8];
             }
-            if (y + 1 < height)
-                depthwise_rows(between[(y + 5) % 4], between[(y + 6) % 4], first, w, s->width);
+            if (y + 2 < height)
+                depthwise_rows(between[(y + 2) % 8], between[(y + 3) % 8], first, w, s->width);
             if (y >= 0 && y < height)
                 depthwise_rows(out, y + 1 < height ? out + s->stride : none, second, w + 11, s->width);
             if (y >= 2 && s->pooled) /* the two rows before, which the processor has put away by now */

@@ -32,7 +32,7 @@ def machine_code() -> ctypes.CDLL | None:
     if compiled is not None:
         pointer, number = ctypes.c_void_p, ctypes.c_long
         compiled.forward.argtypes = [pointer, number, pointer, pointer, pointer, number, pointer, pointer]
-        compiled.forward.argtypes += [number] * 8 + [ctypes.c_int, pointer]
+        compiled.forward.argtypes += [number] * 9 + [ctypes.c_int, pointer]
         compiled.forward.restype = compiled.layout.restype = None
     return compiled
 
@@ -97,7 +97,7 @@ class CompiledCSNet(nn.Module):
         machine_code().forward(
             program.steps_array.ctypes.data, len(program.steps), program.table_array.ctypes.data,
             program.weights.ctypes.data, workspace.data_ptr() + 64, workspace.shape[1], images.data_ptr(),
-            logits.data_ptr(), batch, *size, x.planes[0], x.planes[1] - x.planes[0], x.stride, y.planes[0], y.stride,
-            threads if batch == 1 else workers, times,
+            logits.data_ptr(), batch, *size, x.planes[0], x.planes[1] - x.planes[0], x.stride, x.border,
+            y.planes[0], y.stride, threads if batch == 1 else workers, times,
         )  # fmt: skip
         return logits[..., :height, :width]

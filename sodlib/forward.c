@@ -41,8 +41,9 @@ typedef struct {
     long added;                 /* index into the table of what is enlarged and added: plane, stride, spacing, factor */
     long additions;
     long merged; /* whether the outputs, times the last weights, are summed into one plane, with the last bias */
-    long buffered; /* whether the outputs must not be written vector by vector */
+    long buffered; /* whether outputs take the place of inputs that are read once more */
     long pooled, pooled_plane, pooled_stride; /* where the outputs also go, shrunk to half, if anywhere */
+    long border; /* zeros around the rows of the last feature written: whole vectors */
 } step;
 
 INLINE vector load(const float *at) { return *(const unaligned *)at; }
@@ -108,6 +109,17 @@ INLINE integers first_lanes(long count) { return lane < (int)count; }
 
 INLINE vector within(vector v, integers lanes) { return (vector)((integers)v & lanes); }
 
+/* Zeros around a row that has been written, up to the row below. */
+INLINE void enclose(float *row, long width, long stride, long border)
+{
+    for (long x = 0; x < border; x += LANES)
+        store(row - border + x, all(0));
+    for (long x = width; border && x + LANES < stride; x += LANES)
+        store(row + x, all(0));
+    if (border)
+        store(row + stride - LANES, all(0));
+}
+
 /* A vector of a row, behind whose end its last number is repeated. */
 INLINE vector clamped(const float *row, long x, long width)
 {
@@ -129,8 +141,14 @@ INLINE void widen_by(float *out, const float *row, long width, int factor)
     for (long x = 0; x < width; x += LANES) {
         vector after = clamped(row, x + LANES, width);
         vector left_side = left_of(here, before), right_side = right_of(here, after);
+        if (factor == 2) { /* the same in fewer steps */
+            vector share = here * 0.75f, even = share + left_side * 0.25f, odd = share + right_side * 0.25f;
+            store(out + 2 * x, picked(even, odd, lane / 2 + lane % 2 * LANES));
+            if (x + LANES / 2 < width)
+                store(out + 2 * x + LANES, picked(even, odd, LANES / 2 + lane / 2 + lane % 2 * LANES));
+        }
 #pragma GCC unroll 8
-        for (int part = 0; part < factor; part++) {
+        for (int part = 0; factor > 2 && part < factor; part++) {
             integers own = (lane + part * LANES) / factor;
             vector a = picked(here, here, own), b = picked(left_side, right_side, own + (right & LANES));
             if (x * factor + part * LANES < width * factor)
@@ -277,12 +295,10 @@ typedef struct {
     long held[MOST_TERMS][2];
 } scratch;
 
-/* Row `y` of the blocks of outputs `from` ... `to` - 1 of a convolution. */
-static void convolved_row(const step *s, float *space, const float *weights, const long *table, scratch *own,
-                          long from, long to, long y)
+/* Row `y` of a convolution, its outputs in blocks of nearly equal size. */
+static void convolved_row(const step *s, float *space, const float *weights, const long *table, scratch *own, long y)
 {
     long blocks = (s->outputs + MOST - 1) / MOST, taps = s->kernel * s->kernel, length = s->stride + LANES;
-    long begin = from * s->outputs / blocks, end = to * s->outputs / blocks;
     int above = s->kernel == 3 && y < s->dilation, below = s->kernel == 3 && y + s->dilation >= s->height;
     const float *bias = weights + s->weights, *slopes = bias + s->outputs, *packed = slopes + s->outputs;
     const float *shares = packed + s->outputs * s->inputs * taps;
@@ -294,24 +310,24 @@ static void convolved_row(const step *s, float *space, const float *weights, con
         long used[2] = {next > 0 ? next - 1 : 0, next < height ? next : height - 1};
         float *rows[2];
         for (int k = 0; k < 2; k++) {
-            rows[k] = own->rows + (2 * a + used[k] % 2) * (end - begin) * length;
-            for (long m = begin; own->held[a][used[k] % 2] != used[k] && m < end; m++)
-                widen(rows[k] + (m - begin) * length, space + what[0] + m * what[2] + used[k] * what[1],
-                      s->width / factor, factor);
+            rows[k] = own->rows + (2 * a + used[k] % 2) * s->outputs * length;
+            for (long m = 0; own->held[a][used[k] % 2] != used[k] && m < s->outputs; m++)
+                widen(rows[k] + m * length, space + what[0] + m * what[2] + used[k] * what[1], s->width / factor,
+                      factor);
             own->held[a][used[k] % 2] = used[k];
         }
         terms[a] = (term){rows[0], rows[1], (2 * ((y + factor / 2) % factor) + 1) / (2.0f * factor)};
     }
-    for (long x = 0; s->merged && from == 0 && x < s->stride; x++)
+    for (long x = 0; s->merged && x < s->stride; x++)
         target[x] = shares[s->outputs];
-    for (long b = from; b < to; b++) {
+    for (long b = 0; b < blocks; b++) {
         long first = b * s->outputs / blocks, count = (b + 1) * s->outputs / blocks - first;
         float *out = s->merged ? target : s->buffered ? own->row + first * length : target + first * s->plane;
         for (long x = 0, vectors; x < s->width; x += vectors * LANES) {
             vectors = count <= MOST / 2 && x + 3 * LANES < s->width ? 4 : x + LANES < s->width ? 2 : 1;
             for (long a = 0; a < s->additions; a++)
-                part[a] = (term){terms[a].above + (first - begin) * length + x,
-                                 terms[a].below + (first - begin) * length + x, terms[a].share};
+                part[a] = (term){terms[a].above + first * length + x, terms[a].below + first * length + x,
+                                 terms[a].share};
             block(count, vectors, s->kernel, space, table + s->sources, s->inputs, y * s->in_stride + x, s->in_stride,
                   s->dilation, above, s->kernel - below, packed + first * s->inputs * taps, bias + first,
                   s->activated ? slopes + first : 0, part, s->additions, length, s->merged ? shares + first : 0,
@@ -320,20 +336,20 @@ static void convolved_row(const step *s, float *space, const float *weights, con
     }
     for (long m = 0; s->buffered && m < s->outputs; m++)
         memcpy(target + m * s->plane, own->row + m * length, 4 * s->width);
+    for (long m = 0; s->border && m < s->outputs; m++)
+        enclose(target + m * s->plane, s->width, s->stride, s->border);
 }
 
 static void convolution(const step *s, float *space, const float *weights, const long *table, int threads)
 {
-    long blocks = (s->outputs + MOST - 1) / MOST, together = s->merged ? 1 : blocks;
+    long length = s->stride + LANES;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long band = 0; band < threads; band++) {
-        scratch own = {s->additions ? allocated(2 * s->additions * s->outputs * (s->stride + LANES)) : 0,
-                       s->buffered ? allocated(s->outputs * (s->stride + LANES)) : 0};
-        for (long b = 0; b < blocks; b += together) { /* of what is merged, the rows of one block stay at hand */
-            memset(own.held, -1, sizeof own.held);
-            for (long y = band * s->height / threads; y < (band + 1) * s->height / threads; y++)
-                convolved_row(s, space, weights, table, &own, b, b + together, y);
-        }
+        scratch own = {s->additions ? allocated(2 * s->additions * s->outputs * length) : 0,
+                       s->buffered ? allocated(s->outputs * length) : 0};
+        memset(own.held, -1, sizeof own.held);
+        for (long y = band * s->height / threads; y < (band + 1) * s->height / threads; y++)
+            convolved_row(s, space, weights, table, &own, y);
         free(own.rows);
         free(own.row);
     }
@@ -412,10 +428,7 @@ static void shrunk_row(float *out, const float *above, const float *below, long 
         c = picked(a, b, 2 * lane);
         d = picked(a, b, 2 * lane + 1);
         result = average ? (c + d) * 0.25f : larger(c, d);
-        if (x + LANES <= width)
-            store(out + x, result);
-        else /* what stands behind the row may be a border of zeros */
-            memcpy(out + x, &result, 4 * (width - x));
+        store(out + x, result);
     }
 }
 
@@ -442,14 +455,16 @@ static void depthwise(const step *s, float *space, const float *weights, const l
                 depthwise_rows(between[(y + 2) % 8], between[(y + 3) % 8], first, w, s->width);
             if (y >= 0 && y < height)
                 depthwise_rows(out, y + 1 < height ? out + s->stride : none, second, w + 11, s->width);
-            if (y >= 2 && s->pooled) /* the two rows before, which the processor has put away by now */
-                shrunk_row(space + s->pooled + c * s->pooled_plane + (y / 2 - 1) * s->pooled_stride,
-                           out - 2 * s->stride, out - s->stride, s->width / 2, s->average);
+            if (y >= 2 && s->pooled_stride) { /* the two rows before, which the processor has put away by now */
+                float *small = space + s->pooled + c * s->pooled_plane + (y / 2 - 1) * s->pooled_stride;
+                shrunk_row(small, out - 2 * s->stride, out - s->stride, s->width / 2, s->average);
+                enclose(small, s->width / 2, s->pooled_stride, s->border);
+            }
         }
     }
 }
 
-/* Planes shrunk to half, or with factor 1 copied. The target may have a border, left as it is. */
+/* Planes shrunk to half, or with factor 1 copied. */
 static void pool(const step *s, float *space, const long *table, int threads)
 {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
@@ -461,6 +476,7 @@ static void pool(const step *s, float *space, const long *table, int threads)
                 memcpy(out, in, 4 * s->width);
             else
                 shrunk_row(out, in, in + s->in_stride, s->width, s->average);
+            enclose(out, s->width, s->stride, s->border);
         }
 }
 
@@ -475,7 +491,7 @@ void layout(int *lanes, int *most)
  * step, or none: what the steps of a single image take is added there. */
 void forward(const step *steps, long count, const long *table, const float *weights, float *workspace, long size,
              const float *images, float *logits, long batch, long height, long width, long input, long in_plane,
-             long in_stride, long output, long stride, int threads, double *seconds)
+             long in_stride, long in_border, long output, long stride, int threads, double *seconds)
 {
     int outer = batch > 1 ? threads : 1, inner = batch > 1 ? 1 : threads;
 #pragma omp parallel for num_threads(outer) if (outer > 1) schedule(static, 1)
@@ -483,9 +499,11 @@ void forward(const step *steps, long count, const long *table, const float *weig
         float *space = workspace + worker * size;
         for (long image = worker; image < batch; image += outer) {
             for (long c = 0; c < 3; c++)
-                for (long y = 0; y < height; y++)
-                    memcpy(space + input + c * in_plane + y * in_stride,
-                           images + ((image * 3 + c) * height + y) * width, 4 * width);
+                for (long y = 0; y < height; y++) {
+                    float *row = space + input + c * in_plane + y * in_stride;
+                    memcpy(row, images + ((image * 3 + c) * height + y) * width, 4 * width);
+                    enclose(row, width, in_stride, in_border);
+                }
             for (const step *s = steps; s < steps + count; s++) {
                 double start = seconds ? now() : 0;
                 switch (s->kind) {

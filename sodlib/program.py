@@ -8,7 +8,7 @@ as nothing reads it any more: what was written long ago, or never, is far from t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ from .workspace import Feature, Workspace
 CONVOLUTION, DEPTHWISE, POOL = range(3)
 FIELDS = ("kind", "height", "width", "inputs", "sources", "in_stride", "outputs", "target", "plane", "stride",
           "weights", "kernel", "dilation", "activated", "factor", "average", "added", "additions",
-          "merged", "buffered", "pooled", "pooled_plane", "pooled_stride")  # fmt: skip
+          "merged", "buffered", "pooled", "pooled_plane", "pooled_stride", "border")  # fmt: skip
 
 
 class Program:
@@ -75,7 +75,7 @@ class Program:
         self.layers.append(self._layer)
         inside = fields["height"] * fields["width"]
         read = inside if fields["kind"] != POOL else inside * fields["factor"] ** 2
-        written = inside + (inside // 4 if fields.get("pooled") else 0)
+        written = inside + (inside // 4 if fields.get("pooled_stride") else 0)
         outputs = 1 if fields.get("merged") else fields["outputs"]
         self.traffic.append(4 * (fields["inputs"] * read + outputs * written))
 
@@ -100,6 +100,7 @@ class Program:
             "height": target.height,
             "width": target.width,
             "stride": target.stride,
+            "border": target.border,
         }
 
     def _pool(self, x: Feature, factor: int, average: bool, target: Feature, first: int = 0) -> None:
@@ -161,7 +162,7 @@ class Program:
             added=self._listed(additions),
             additions=len(added),
             merged=last is not None,
-            buffered=target.border > 0 or (count > self._most and not set(planes).isdisjoint(target.planes)),
+            buffered=count > self._most and not set(planes).isdisjoint(target.planes),
             **self._onto(target, first, count),
         )
 
@@ -176,7 +177,8 @@ class Program:
         fields = self._onto(x, 0, len(x.planes))
         if small := x.pooled:
             onto = self._onto(small, 0, len(x.planes))
-            fields |= {"pooled": onto["target"], "pooled_plane": onto["plane"], "pooled_stride": onto["stride"]}
+            fields |= {"pooled_" + name: onto[name] for name in ("plane", "stride")}
+            fields |= {"pooled": onto["target"], "border": small.border}
         self._emit(kind=DEPTHWISE, inputs=len(x.planes), sources=self._listed(x.planes), average=average,
                    weights=self._stored(torch.cat(parts, 1)), **fields)  # fmt: skip
 
@@ -201,12 +203,16 @@ class Program:
                 result = self._octave(unit, scales, last if unit is units[-1] else None, after, following)
             else:
                 result = self._single(unit, scales, after)
-            in_use = self._kept | {x.memory for x in result if x is not None}
-            for x in scales:
-                if x is not None and x.memory not in in_use:
-                    self._memory.release(x.memory)
+            if not _halves(unit):
+                self._forget(scales, {x.memory for x in result if x is not None})
             scales = result
         return list(scales)
+
+    def _forget(self, scales: Iterable[Feature | None], in_use: Collection[tuple[int, int]] = ()) -> None:
+        """The memory of features that are neither in use nor kept is free."""
+        for x in scales:
+            if x is not None and x.memory not in self._kept and x.memory not in in_use:
+                self._memory.release(x.memory)
 
     def _single(
         self, unit: FoldedScales, scales: Sequence[Feature | None], after: Sequence[FoldedScales]
@@ -218,7 +224,7 @@ class Program:
             convs = layer.convs if isinstance(layer, FoldedDilated) else [layer]
             slopes = layer.slopes.split([conv.out_channels for conv in convs])
             target = self._memory.allocate(sum(conv.out_channels for conv in convs), x.height, x.width)
-            border = _border(layer)
+            border, padded = _border(layer), None
             if border > x.border:
                 padded = self._memory.allocate(len(x.planes), x.height, x.width, border)
                 self._pool(x, 1, False, padded)
@@ -227,6 +233,8 @@ class Program:
             for conv, part in zip(convs, slopes, strict=True):
                 self._convolve(conv, x.planes, x, target, first, part)
                 first += conv.out_channels
+            if padded:
+                self._memory.release(padded.memory)
             if after:
                 self._depthwise(after, int(j), target, False)
             result[int(j)] = target
@@ -242,11 +250,13 @@ class Program:
     ) -> list[Feature | None]:
         xs = {i: scales[i] for i in unit.inputs}
         read, temporary = self._gathered(unit, xs)
+        if _halves(unit):  # and reads no more of what is large
+            self._forget(scales)
         added: dict[int, list] = {j: [] for j in unit.outputs}
+        coarse: dict[int, Feature] = {}
         for name, conv in unit.coarse.items():
             i = int(name)
-            terms = self._memory.allocate(conv.out_channels, xs[i].height, xs[i].width)
-            temporary.append(terms)
+            terms = coarse[i] = self._memory.allocate(conv.out_channels, xs[i].height, xs[i].width)
             self._convolve(conv, xs[i].planes, xs[i], terms)
             first = 0
             for j in (j for j in unit.outputs if j < i):
@@ -269,6 +279,8 @@ class Program:
                 target = self._memory.allocate(room, like.height * factor, like.width * factor, border)
                 target = self._memory.planes(target, 1 if last else unit.counts[j])
             self._convolve(conv, like.planes if conv else (), like, target, 0, unit.slopes[str(j)], added[j], last)
+            for i in [i for i in coarse if not any(j < k < i for k in unit.outputs)]:  # nothing is left to add it to
+                self._memory.release(coarse.pop(i).memory)
             if after:
                 average = isinstance(following, FoldedOctave) and following.stride == 2
                 finer = isinstance(following, FoldedOctave) and j in following.inputs
@@ -324,6 +336,10 @@ def _most_channels(units: Iterable[nn.Module]) -> Counter[int]:
         if isinstance(unit, FoldedOctave):
             most |= Counter(dict(enumerate(unit.counts)))
     return most
+
+
+def _halves(unit: nn.Module) -> bool:
+    return isinstance(unit, FoldedOctave) and unit.stride == 2
 
 
 def _border(layer: nn.Module | None) -> int:

@@ -28,33 +28,29 @@ class Workspace:
         self._free: list[tuple[int, int]] = []
 
     def allocate(self, channels: int, height: int, width: int, border: int = 0) -> Feature:
-        """Memory that is free, or more of it; always more where a border of zeros has to outlast the run."""
+        """Memory that is free, or more of it. A border of zeros is at least so wide, in whole vectors; what writes the
+        rows has to write it too."""
         lanes = self._lanes
-        # Rows begin with whole vectors of a border, which is also the one behind the row above. Above and below the plane
-        # there is none: convolutions leave out what they would read there.
-        lead = -(-border // lanes) * lanes
-        stride = lead + -(-width // lanes) * lanes
-        if stride - width < border:
-            stride += lanes
+        border = -(-border // lanes) * lanes
+        # A row's border is also the one behind the row above. Above and below the plane there is none: convolutions
+        # leave out what they would read there.
+        stride = border + -(-width // lanes) * lanes
         plane, length = self._extent(channels, height, stride)
         start = None
-        if not border:
-            for place, (free, free_length) in enumerate(self._free):
-                if free_length >= length:
-                    start = free
-                    del self._free[place]
-                    if free_length > length:
-                        self.release((free + length, free_length - length))
-                    break
+        for place, (free, free_length) in enumerate(self._free):
+            if free_length >= length:
+                start = free
+                del self._free[place]
+                if free_length > length:
+                    self.release((free + length, free_length - length))
+                break
         if start is None:
             start, self.size = self.size, self.size + length
-        planes = tuple(start + lead + c * plane for c in range(channels))
-        return Feature(planes, height, width, stride, (start, 0 if border else length), border)
+        planes = tuple(start + border + c * plane for c in range(channels))
+        return Feature(planes, height, width, stride, (start, length), border)
 
     def release(self, memory: tuple[int, int]) -> None:
-        """What was allocated is free for others; what has a border never is."""
-        if not memory[1]:
-            return
+        """What was allocated is free for others."""
         merged: list[tuple[int, int]] = []
         for start, length in sorted([*self._free, memory]):
             if merged and sum(merged[-1]) == start:

@@ -1,7 +1,8 @@
 /* The forward pass of a folded CSNet on the processor, step by step from a program that program.py writes.
  *
- * A feature is a plane of rows. Rows are padded to whole vectors; what stands in the padding is never used. Planes lie
- * in a workspace, one for every image. All offsets are in floats.
+ * A feature is a plane of rows. Rows are padded to whole vectors; what stands in the padding is never used. What a 3x3
+ * convolution reads has zeros before and so also behind every row. Planes lie in a workspace, one for every image, at
+ * whole vectors. All offsets are in floats.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,11 +11,11 @@
 #ifdef __AVX512F__
 #include <immintrin.h>
 #define LANES 16
-#define SHIFTED(count) ((count) <= MOST / 2) /* shifts across two vectors are one instruction, cheaper than a load of parts of both, but not for nothing */
+#define SHIFTED(count) ((count) <= MOST / 2) /* whether few outputs wait for loads, and not loads for many outputs */
 #define MOST 12 /* outputs whose sums of two vectors fit into the registers; half as many, those of four */
 #else
 #define LANES 8
-#define SHIFTED(count) 0
+#define SHIFTED(count) 0 /* no instruction for it */
 #define MOST 6
 #endif
 #define MOST_TERMS 4 /* coarser scales than the finest one */
@@ -142,7 +143,7 @@ INLINE void widen_by(float *out, const float *row, long width, int factor)
         vector after = clamped(row, x + LANES, width);
         vector left_side = left_of(here, before), right_side = right_of(here, after);
         if (factor == 2) { /* the same in fewer steps */
-            vector share = here * 0.75f, even = share + left_side * 0.25f, odd = share + right_side * 0.25f;
+            vector most = here * 0.75f, even = most + left_side * 0.25f, odd = most + right_side * 0.25f;
             store(out + 2 * x, picked(even, odd, lane / 2 + lane % 2 * LANES));
             if (x + LANES / 2 < width)
                 store(out + 2 * x + LANES, picked(even, odd, LANES / 2 + lane / 2 + lane % 2 * LANES));
@@ -219,7 +220,7 @@ INLINE void sums(int count, int vectors, int taps, const float *space, const lon
                 for (int n = 0; n < vectors; n++)
                     if (!SHIFTED(count) || taps == 1)
                         x[n] = load(row + dilation * kx + n * LANES);
-                    else /* loads of whole vectors are far cheaper than of parts of two */
+                    else /* a load of parts of two vectors is dearer */
                         x[n] = kx == 0   ? picked(whole[n], whole[n + 1], left)
                                : kx == 1 ? whole[n + 1]
                                          : picked(whole[n + 1], whole[n + 2], right);
@@ -322,7 +323,8 @@ static void convolved_row(const step *s, float *space, const float *weights, con
         target[x] = shares[s->outputs];
     for (long b = 0; b < blocks; b++) {
         long first = b * s->outputs / blocks, count = (b + 1) * s->outputs / blocks - first;
-        float *out = s->merged ? target : s->buffered ? own->row + first * length : target + first * s->plane;
+        int waits = s->buffered && b + 1 < blocks; /* until the last block has read the inputs */
+        float *out = s->merged ? target : waits ? own->row + first * length : target + first * s->plane;
         for (long x = 0, vectors; x < s->width; x += vectors * LANES) {
             vectors = count <= MOST / 2 && x + 3 * LANES < s->width ? 4 : x + LANES < s->width ? 2 : 1;
             for (long a = 0; a < s->additions; a++)
@@ -331,10 +333,10 @@ static void convolved_row(const step *s, float *space, const float *weights, con
             block(count, vectors, s->kernel, space, table + s->sources, s->inputs, y * s->in_stride + x, s->in_stride,
                   s->dilation, above, s->kernel - below, packed + first * s->inputs * taps, bias + first,
                   s->activated ? slopes + first : 0, part, s->additions, length, s->merged ? shares + first : 0,
-                  out + x, s->buffered ? length : s->plane);
+                  out + x, waits ? length : s->plane);
         }
     }
-    for (long m = 0; s->buffered && m < s->outputs; m++)
+    for (long m = 0; s->buffered && m < (blocks - 1) * s->outputs / blocks; m++)
         memcpy(target + m * s->plane, own->row + m * length, 4 * s->width);
     for (long m = 0; s->border && m < s->outputs; m++)
         enclose(target + m * s->plane, s->width, s->stride, s->border);

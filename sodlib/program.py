@@ -20,6 +20,8 @@ from .errors import SodlibError
 from .folding import FoldedConv, FoldedCSNet, FoldedDilated, FoldedOctave, FoldedScales
 from .workspace import Feature, Workspace
 
+#: A vector, at most.
+MOST_DILATION = 16
 #: As in `forward.c`.
 CONVOLUTION, DEPTHWISE, POOL = range(3)
 FIELDS = ("kind", "height", "width", "inputs", "sources", "in_stride", "outputs", "target", "plane", "stride",
@@ -131,8 +133,8 @@ class Program:
         count = len(added[0][0]) if conv is None else conv.out_channels
         bias = torch.zeros(count) if conv is None or conv.bias is None else conv.bias
         kernel, dilation = (1, 1) if conv is None else (conv.kernel_size[0], conv.dilation[0])
-        if conv is not None and conv.stride != (1, 1):
-            raise SodlibError("the compiled engine has no convolutions with stride")
+        if conv is not None and (conv.stride != (1, 1) or dilation > MOST_DILATION):
+            raise SodlibError(f"the compiled engine has no convolutions with stride or dilated by over {MOST_DILATION}")
         packed = []
         if conv is not None:
             blocks = -(-count // self._most)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 @dataclass(frozen=True)
 class Feature:
     """Planes of one resolution in the workspace: where each begins, and how far apart its rows are. `memory` is what
-    was allocated for them, with `border` zeros left and right or without. `pooled`: the same at half the resolution, where the step
-    that made it did that too."""
+    was allocated for them, with a `border` of zeros before and behind every row or without. `pooled`: the same at half
+    the resolution, where the step that made it did that too."""
 
     planes: tuple[int, ...]
     height: int

@@ -9,6 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replac
 from typing import Any
 
 from . import networks
+from .beyond import way_named
 from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT
 from .errors import SodlibError
 from .presets import Preset, preset_named
@@ -73,6 +74,9 @@ class Run:
     `learning_rate`: instead of the preset's, for a network that needs another.
     `pretraining`, one of PRETRAININGS: the stages start from those of a classifier of these images. (Section 5.4.)
 
+    `beyond`, one of `beyond.WAYS`: what the training does beyond the paper. Where it is distilled, the teacher is
+    the larger network of Figure 11 with its backbone from ImageNet.
+
     `activation_map`, one of `activation_maps.METHODS`: nothing is trained; it says how well these maps of the
     classifier find the objects.
     """
@@ -93,6 +97,7 @@ class Run:
     pretrained: bool = False
     learning_rate: float | None = None
     pretraining: str = ""
+    beyond: str = ""
 
     def description(self, preset: str) -> dict[str, Any]:
         return {"run": asdict(self), "preset": asdict(preset_named(preset))}
@@ -118,7 +123,8 @@ class Run:
         written = ["as-written"] if self.recipe == "written" else []
         images = [self.images] if self.images else []
         rate = [f"rate-{self.learning_rate:g}"] if self.learning_rate else []
-        parts = [network, decay, *rate, *written, *images, preset, f"s{self.seed}"]
+        beyond = [f"beyond-{self.beyond}"] if self.beyond else []
+        parts = [network, decay, *rate, *written, *images, *beyond, preset, f"s{self.seed}"]
         if self.classification:
             how = self.classification
             parts.append(f"{how.start}-to-{how.images}-{how.tuned}")
@@ -131,7 +137,7 @@ class Run:
     @property
     def parent(self) -> Run:
         """The run whose network this one starts from: before pruning, before it became a classifier, the classifier
-        that is looked at, or the pre-training. A training from random weights is its own parent."""
+        that is looked at, or the pre-training; or learns from: the teacher. Any other training is its own parent."""
         if self.activation_map:
             return replace(self, activation_map="")
         if self.pruning:
@@ -142,6 +148,8 @@ class Run:
             # Of a short training, the standard decay of a saliency network would leave no deep stages.
             how = Classification("random", "all", self.pretraining)
             return replace(self, pretraining="", decay="standard", decay_weight=SHORT_WEIGHT, classification=how)
+        if way_named(self.beyond).distilled:
+            return replace(TEACHER, seed=self.seed)
         return self
 
     def settings(self, preset: str) -> Preset:
@@ -179,6 +187,13 @@ class Run:
             return Run(**{**description, "pruning": pruning, "classification": classification})
         except (KeyError, TypeError) as error:
             raise SodlibError(f"a record describes a run that this version does not know ({error})") from error
+
+
+#: The weight of standard decay of the networks that this paper compares with: that of the released CSF.
+OTHER_WEIGHT = 5e-4
+#: Of its two learning rates at `brief`, the one with the better validation score.
+TEACHER = Run(network="csf-efficientnet-lite0", pretrained=True, decay="standard", decay_weight=OTHER_WEIGHT,
+              learning_rate=5e-4)  # fmt: skip
 
 
 def _chosen(description: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +22,9 @@ WARM_UP = 3
 class Engine:
     """Runs the optimiser steps of one training.
 
-    Loss: the network's own. Optimiser: Adam with coupled decay, in the groups of `decay.parameter_groups`. `model`
-    stays on its device and is laid out channels last. Use as a context manager, or call `close`, to get an ordinary
-    network back.
+    Loss: the network's own, or another of its logits and targets. Optimiser: Adam with coupled decay, in the groups
+    of `decay.parameter_groups`. `model` stays on its device and is laid out channels last. Use as a context
+    manager, or call `close`, to get an ordinary network back.
 
     `speed`: "plain" is torch as it comes. "fast" puts the `kernels.stand_ins` into the network and fuses the optimiser;
     on the processor it equals the plain one up to rounding. On CUDA it also computes the forward pass in
@@ -42,10 +44,12 @@ class Engine:
         dynamic_weight: float,
         speed: str = "fast",
         beta2: float = BETAS[1],
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         if speed not in SPEEDS:
             raise SodlibError(f"unknown speed {speed!r}; choose one of {', '.join(SPEEDS)}")
         self.model, self.decay = model.to(memory_format=torch.channels_last), decay
+        self.loss = loss or model.loss
         self._fast = speed == "fast" and not distributed.joined()
         self.device = next(model.parameters()).device
         self._captures = self._fast and self.device.type == "cuda"
@@ -99,7 +103,7 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._captures, cache_enabled=False):
             logits = self.model(images)
-        loss = self.model.loss(logits.float(), targets)
+        loss = self.loss(logits.float(), targets)
         loss.backward()
         metrics = [] if self.dynamic is None else self.dynamic.metrics()
         loss, gradients = loss.detach(), [parameter.grad for parameter in self._tuned().values()]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from . import networks
+from .beyond import way_named
 from .channels import ChannelPlan, plan_channels
 from .classifier import TUNED, Classifier, fit_probe
 from .csnet import CSNet
@@ -68,7 +69,8 @@ class Making:
             recipe = replace(recipe, last_step=self._steps() - settings.after_steps)
         if run.pretraining:
             model.take_stages_of(network)
-        return self._train(model, recipe)
+        teacher = network.to(self.device) if recipe.beyond.distilled else None
+        return self._train(model, recipe, teacher)
 
     def _classifier(self, plan: ChannelPlan, network: CSNet | None) -> Classifier:
         how = self.run.classification
@@ -112,7 +114,9 @@ class Making:
             recipe = replace(recipe, epochs=1, steps_per_epoch=after, learning_rate=recipe.learning_rate / 10)
         return self._train(model, recipe)
 
-    def _train(self, model: CSNet, recipe: Recipe) -> tuple[CSNet, list[dict[str, Any]]]:
+    def _train(
+        self, model: CSNet, recipe: Recipe, teacher: torch.nn.Module | None = None
+    ) -> tuple[CSNet, list[dict[str, Any]]]:
         settings = self.settings
         history = train(
             model.to(self.device),
@@ -122,6 +126,7 @@ class Making:
             self.observer,
             name=self.run.key(settings.name),
             follow={self.roles.follow: self.pixels[self.roles.follow]} if self.roles.follow else None,
+            teacher=teacher,
             checkpoint=self.checkpoint,
             deadline=self.deadline,
         )
@@ -171,6 +176,7 @@ class Making:
             augmentation=run.recipe,
             seed=run.seed,
             beta2=settings.beta2,
+            beyond=way_named(run.beyond),
         )
 
     def _steps(self) -> int:

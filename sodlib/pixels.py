@@ -32,7 +32,10 @@ CACHE = REPOSITORY / "build" / "cache" if _CHECKOUT else Path.home() / ".cache" 
 CROP_RANGE = 15
 #: Below this side a crop would leave too little of the image.
 SMALLEST_CROPPED_SIDE = 4 * CROP_RANGE
-AUGMENTATIONS = ("released", "written")
+AUGMENTATIONS = ("released", "written", "stronger")
+#: Of "stronger": the largest part of a side that is cut off at each end, and how far contrast and brightness (in
+#: standard deviations) go.
+CROP_SHARE, CONTRAST, BRIGHTNESS = 0.2, 0.3, 0.4
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,15 @@ class Stream:
         indices, crops, flips = self.choices(step)
         part, parts = self.part
         mine = slice(part * self.batch_size // parts, (part + 1) * self.batch_size // parts)
-        return self.pixels.cut(indices[mine], self.size, crops[mine], flips[mine])
+        images, targets = self.pixels.cut(indices[mine], self.size, crops[mine], flips[mine])
+        if self.augmentation == "stronger":
+            random = np.random.default_rng([self.seed, 2, step]).uniform(-1, 1, (self.batch_size, 2))[mine]
+            contrast, brightness = (
+                torch.from_numpy(by).float().to(images.device)[:, None, None, None]
+                for by in (1 + CONTRAST * random[:, 0], BRIGHTNESS * random[:, 1])
+            )
+            images = images * contrast + brightness
+        return images, targets
 
     def batches(self, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The first so many batches."""
@@ -173,6 +184,10 @@ class Stream:
         if self.augmentation == "written":
             flips = np.stack([np.zeros(len(indices), bool), random.random(len(indices)) < 0.5], 1)
             return indices, np.zeros((len(indices), 4), int), flips
+        if self.augmentation == "stronger":
+            sides = np.repeat(self.pixels.sides_of(indices), 2, axis=1)
+            crops = (random.random((len(indices), 4)) * CROP_SHARE * sides).astype(int)
+            return indices, crops, np.stack([np.zeros(len(indices), bool), random.random(len(indices)) < 0.5], 1)
         crops = random.integers(CROP_RANGE, size=(len(indices), 4))
         crops[:, [1, 3]] += 1
         crops *= np.repeat(self.pixels.sides_of(indices) >= SMALLEST_CROPPED_SIDE, 2, axis=1)

@@ -10,8 +10,9 @@ from typing import Any
 
 from . import networks, records
 from .activation_maps import METHODS
+from .beyond import WAYS
 from .classifier import TUNED
-from .description import PRETRAININGS, SHORT_WEIGHT, Classification, Pruning, Run
+from .description import OTHER_WEIGHT, PRETRAININGS, SHORT_WEIGHT, TEACHER, Classification, Pruning, Run
 from .errors import SodlibError
 from .labels import CATEGORIES
 from .mean_mask import MEAN_MASK
@@ -73,12 +74,15 @@ X1_5 = {
 STARTS = {images: Run(width=1.5, pretraining=images) for images in ("", *PRETRAININGS)}
 #: The other networks of Table 7 have the weight decay of the released CSF, and learning rates of which the validation
 #: split chooses one for each: the preset's, and one for networks that need a lower one.
-OTHER = Run(decay="standard", decay_weight=5e-4)
+OTHER = Run(decay="standard", decay_weight=OTHER_WEIGHT)
 RATES = (None, 5e-4)
 COMPARED = {name: tuple(replace(OTHER, network=name, learning_rate=rate) for rate in RATES) for name in networks.NAMES}
 #: Figure 11: a larger network from random weights, and with its backbone from ImageNet.
 MIDDLE = "csf-efficientnet-lite0"
 IMAGENET = tuple(replace(run, pretrained=True) for run in COMPARED[MIDDLE])
+#: Not in the paper: CSNet x1 trained in other ways, by name.
+BEYOND_THE_PAPER = "Beyond the paper"
+BEYOND = {name: Run(beyond=name) for name in WAYS}
 #: Table 7's rows that can be trained: by the paper's name, the ways of which the validation split chooses one.
 TABLE_7 = {
     "CSNet×1-L": (replace(Run(), pruning=REDUNDANT),),
@@ -162,6 +166,8 @@ def _declare() -> Iterable[Declared]:
     # Section 5.4: what a pre-training brings to a light-weight network, and to a larger one.
     starts = [*STARTS.values(), *(replace(run, pruning=REDUNDANT) for run in STARTS.values())]
     yield from each([*starts, *COMPARED[MIDDLE], *IMAGENET], "Figure 11")
+    # Not in the paper: what other ways of training give to the same network.
+    yield from each([*BEYOND.values(), TEACHER], BEYOND_THE_PAPER)
 
 
 def _merged(declared: Iterable[Declared]) -> tuple[Declared, ...]:
@@ -177,7 +183,7 @@ STUDY = _merged(_declare())
 #: What the pages show.
 SHOWN = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Figure 4",
          "Figure 5", "Figure 8", "Figure 9", "Figure 10", "Figure 11", "Figure 13", "Figure 14", "Algorithm 1",
-         "Section 3.2", "Section 6.1")  # fmt: skip
+         "Section 3.2", "Section 6.1", BEYOND_THE_PAPER)  # fmt: skip
 
 
 def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUDY) -> tuple[Declared, ...]:
@@ -186,7 +192,7 @@ def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUD
     chosen: dict[Declared, None] = dict.fromkeys(() if only else declared)
     for word in only:
         plain = " ".join(word.lower().split())
-        is_item = re.fullmatch(r"(table|figure|algorithm|section) ?\d+(\.\d+)?", plain)
+        is_item = re.fullmatch(rf"(table|figure|algorithm|section) ?\d+(\.\d+)?|{BEYOND_THE_PAPER.lower()}", plain)
         item = re.sub(r"(?<=[a-z]) ?(?=\d)", " ", plain)
         named = [
             entry

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import distributed
+from .beyond import RELEASED, Way, cosine_rate, mean_of, overlap_loss, taught
 from .csnet import CSNet
 from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT, gammas
 from .engine import BETAS, Engine
@@ -35,7 +36,7 @@ class Recipe:
     `size`: side of the square inputs; `batch` images a step; `steps_per_epoch`: batches between two validations,
     by default those that the training images fill; `decay`, one of `decay.DECAYS`, with the weight of the standard
     and of the dynamic term; `augmentation`, one of `pixels.AUGMENTATIONS`; `first_step` and `last_step`: the part of
-    the schedule that is run, by default all; `beta2` of Adam.
+    the schedule that is run, by default all; `beta2` of Adam; `beyond`: what is not as released.
     """
 
     epochs: int
@@ -51,6 +52,7 @@ class Recipe:
     first_step: int = 0
     last_step: int | None = None
     beta2: float = BETAS[1]
+    beyond: Way = RELEASED
 
 
 def seed_everything(seed: int) -> None:
@@ -94,13 +96,15 @@ def train(
     *,
     name: str = "training",
     follow: Mapping[str, Pixels] | None = None,
+    teacher: nn.Module | None = None,
     checkpoint: Checkpoint | None = None,
     deadline: float = math.inf,
 ) -> list[dict[str, Any]]:
     """Train the network in place; return one entry an epoch: loss, learning rate, validation scores, the MAE on each
     set of `follow`, and how many gammas the decay has brought below some thresholds.
 
-    Loss: the network's own. Optimiser: Adam with coupled decay. Validation: `validate`. Where `checkpoint` holds a
+    Loss: the network's own, or that of `recipe.beyond`. Optimiser: Adam with coupled decay. Validation: `validate`. A
+    `teacher`, in evaluation mode, adds its maps to the targets (`beyond.taught`). Where `checkpoint` holds a
     state, the training goes on from it and ends with the same weights as without the stop; it writes one whenever one
     is due and at the end. At `deadline` (of `time.monotonic`) it writes one and raises Paused. Raises SodlibError where
     there are fewer images than one batch or the loss is no longer a number; the last checkpoint stays.
@@ -117,9 +121,14 @@ def train(
     if state:
         model.load_state_dict(state["model"])
     if distributed.joined():
+        if teacher:
+            raise SodlibError(f"{name}: a training with a teacher runs in one process; start it without torchrun")
         distributed.tell((name, copy.deepcopy(model).cpu(), recipe, state["optimizer"] if state else {}))
+    mean = mean_of(model, steps) if recipe.beyond.averaged else None
     with _engine(model, recipe) as engine:
         if state:
+            if mean:
+                mean.load_state_dict(state["mean"])
             engine.restore(state["optimizer"])
             torch.set_rng_state(state["random"])
             step, history, before = state["step"], state["history"], state["seconds"]
@@ -131,6 +140,7 @@ def train(
             state = {
                 "model": model.state_dict(),
                 "optimizer": engine.state(),
+                **({"mean": mean.state_dict()} if mean else {}),
                 "random": torch.get_rng_state(),
                 "step": step,
                 "history": history,
@@ -141,26 +151,30 @@ def train(
 
         observer.start(name, last - recipe.first_step, step - recipe.first_step)
         while step < last:
-            rate = learning_rate_at(step, steps, recipe.learning_rate)
+            rate = (cosine_rate if recipe.beyond.cosine else learning_rate_at)(step, steps, recipe.learning_rate)
             distributed.tell((step, rate))
-            losses.append(engine.step(*stream.batch(step), rate))
+            images, targets = stream.batch(step)
+            losses.append(engine.step(images, taught(teacher, images, targets) if teacher else targets, rate))
+            if mean:
+                mean.update_parameters(model)
             step += 1
             observer.step(step - recipe.first_step)
             if step % steps_per_epoch == 0 or step == last:
                 _require_finite(losses, step, recipe)
+                shown = mean.module if mean else model
                 seconds, scoring = before + time.monotonic() - started, time.monotonic()
                 scores = {
-                    f"validation_{name}": value for name, value in validate(model, validation, recipe.size).items()
+                    f"validation_{name}": value for name, value in validate(shown, validation, recipe.size).items()
                 }
                 for set_name, followed in (follow or {}).items():
-                    scores[f"{set_name}_mae"] = validate(model, followed, recipe.size)["mae"]
+                    scores[f"{set_name}_mae"] = validate(shown, followed, recipe.size)["mae"]
                 entry = {
                     "epoch": -(-step // steps_per_epoch),
                     "steps": step,
                     "loss": float(torch.stack(losses).mean()),
                     "learning_rate": rate,
                     **scores,
-                    **gamma_counts(model),
+                    **gamma_counts(shown),
                     "images_per_second": len(losses) * recipe.batch / seconds,
                     "seconds": seconds,
                     "scoring_seconds": time.monotonic() - scoring,
@@ -176,6 +190,8 @@ def train(
                 distributed.tell(None)
                 raise Paused
     distributed.tell(None)
+    if mean:
+        model.load_state_dict(mean.module.state_dict())
     model.eval()
     return history
 
@@ -195,11 +211,13 @@ def assist(model: nn.Module, pixels: Pixels, recipe: Recipe, optimizer: dict[str
 
 def _share(pixels: Pixels, recipe: Recipe) -> Stream:
     part = distributed.part()
-    return Stream(pixels, recipe.size, recipe.batch, recipe.seed, recipe.augmentation, part)
+    augmentation = "stronger" if recipe.beyond.augmented else recipe.augmentation
+    return Stream(pixels, recipe.size, recipe.batch, recipe.seed, augmentation, part)
 
 
 def _engine(model: nn.Module, recipe: Recipe) -> Engine:
-    return Engine(model, recipe.decay, recipe.decay_weight, recipe.dynamic_weight, beta2=recipe.beta2)
+    loss = overlap_loss if recipe.beyond.overlap else None
+    return Engine(model, recipe.decay, recipe.decay_weight, recipe.dynamic_weight, beta2=recipe.beta2, loss=loss)
 
 
 def _require_finite(losses: list[Tensor], step: int, recipe: Recipe) -> None:

@@ -104,6 +104,17 @@ def _intervals(
     axis.errorbar(values[:, 0], places, xerr=errors, fmt="o", ms=5, lw=1.4, capsize=2.5, color=color, label=label)
 
 
+def differences(rows: Mapping[str, Estimate], measured: str) -> Figure:
+    """Differences by name, with their 95 % intervals; a dashed line at none. `measured`: measure, set and images."""
+    places = np.arange(len(rows))[::-1]
+    figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.72, 0.9 + 0.3 * len(rows)))
+    _intervals(axis, list(rows.values()), places, COLORS["ours"])
+    axis.axvline(0, color=COLORS["threshold"], lw=1.4, ls="--")
+    axis.set_yticks(places, list(rows))
+    axis.set(xlabel=measured, ylim=(-0.6, len(rows) - 0.4))
+    return figure
+
+
 def sizes_and_scores(lines: Mapping[str, Sequence[tuple[float, Estimate]]], where: str) -> Figure:
     """Max F-measure with 95 % intervals against parameters in thousands, a line a decay. `where`: set and images."""
     figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.72, 3.6))

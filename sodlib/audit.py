@@ -247,11 +247,12 @@ def cut_or_rounded(model: nn.Module, images: SaliencySet) -> dict[str, float]:
 
 
 def followed() -> tuple[Run, ...]:
-    """The trainings of the study whose test score is taken after every epoch: saliency networks of a channel plan."""
+    """The trainings of the study whose test score is taken after every epoch: saliency networks of a channel plan, by a
+    recipe of the paper."""
     return tuple(
         entry.run
         for entry in STUDY
-        if not (entry.run.has_parent or entry.run.classification or entry.run.images)
+        if not (entry.run.has_parent or entry.run.classification or entry.run.images or entry.run.beyond)
         and entry.run.network not in (MEAN_MASK, *networks.NAMES)
     )
 

@@ -134,7 +134,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         "c": kept("Figure 11", PRETRAINED, "What it ends at (Table 7)", [
             ("scratch over ten ImageNet classes", pruned(STARTS[""]), pruned(STARTS["folder"])),
             ("scratch over categories of DUTS-TR", pruned(STARTS[""]), pruned(STARTS["categories"])),
-        ], "ten classes stand in for ImageNet"),
+        ], "a short training, to which a pre-training adds steps; ten classes stand in for ImageNet"),
         "d": tasks,
         "headline": _headline(trained),
         "compression": _compression(found["Table 11"]),

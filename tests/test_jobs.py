@@ -158,7 +158,7 @@ def test_the_study_is_declared_whole():
     assert len([run for run in seed_0["Figure 13"] if run.pruning]) == 10
     assert {run.network for run in seed_0["Table 7"]} >= {"mean-mask", *networks.NAMES}
     assert {run.pretraining for run in seed_0["Figure 11"] if run.pruning} == {"", "folder", "categories"}
-    assert list(items)[:2] == ["Algorithm 1", "Figure 1"]
+    assert list(items)[:3] == ["Algorithm 1", "Beyond the paper", "Figure 1"]
 
 
 def test_runs_are_chosen_by_item_or_key():

@@ -20,7 +20,7 @@ from .errors import SodlibError
 from .folding import FoldedConv, FoldedCSNet, FoldedDilated, FoldedOctave, FoldedScales
 from .workspace import Feature, Workspace
 
-#: A vector, at most.
+#: What few outputs can shift: one vector of AVX-512.
 MOST_DILATION = 16
 #: As in `forward.c`.
 CONVOLUTION, DEPTHWISE, POOL = range(3)
@@ -284,7 +284,7 @@ class Program:
             for i in [i for i in coarse if not any(j < k < i for k in unit.outputs)]:  # nothing is left to add it to
                 self._memory.release(coarse.pop(i).memory)
             if after:
-                average = isinstance(following, FoldedOctave) and following.stride == 2
+                average = _halves(following)
                 finer = isinstance(following, FoldedOctave) and j in following.inputs
                 if finer and (average or str(j + 1) in following.own):
                     size = target.height // 2, target.width // 2
@@ -340,7 +340,8 @@ def _most_channels(units: Iterable[nn.Module]) -> Counter[int]:
     return most
 
 
-def _halves(unit: nn.Module) -> bool:
+def _halves(unit: nn.Module | None) -> bool:
+    """Whether a layer shrinks all that it reads to half, by the mean."""
     return isinstance(unit, FoldedOctave) and unit.stride == 2
 
 

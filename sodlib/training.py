@@ -104,13 +104,16 @@ def train(
     set of `follow`, and how many gammas the decay has brought below some thresholds.
 
     Loss: the network's own, or that of `recipe.beyond`. Optimiser: Adam with coupled decay. Validation: `validate`. A
-    `teacher`, in evaluation mode, adds its maps to the targets (`beyond.taught`). Where `checkpoint` holds a
-    state, the training goes on from it and ends with the same weights as without the stop; it writes one whenever one
-    is due and at the end. At `deadline` (of `time.monotonic`) it writes one and raises Paused. Raises SodlibError where
-    there are fewer images than one batch or the loss is no longer a number; the last checkpoint stays.
+    `teacher`, in evaluation mode, adds its maps to the targets (`beyond.taught`). Where `checkpoint` holds a state,
+    the training goes on from it and ends with the same weights as without the stop; it writes one whenever one is due
+    and at the end. At `deadline` (of `time.monotonic`) it writes one and raises Paused. Raises SodlibError where there
+    are fewer images than one batch, a distilled training has no teacher, or the loss is no longer a number; the last
+    checkpoint stays.
 
     Of the processes that `distributed.join` has brought together, the first one calls this, the others `assist`.
     """
+    if recipe.beyond.distilled and teacher is None:
+        raise SodlibError(f"{name}: a distilled training needs a teacher; give one, or train in another way")
     observer = observer or Silent()
     stream = _share(pixels, recipe)
     steps_per_epoch = recipe.steps_per_epoch or stream.per_pass

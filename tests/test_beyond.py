@@ -93,6 +93,12 @@ def trained(pixels, way, checkpoint=None, deadline=math.inf):
     return model.state_dict()
 
 
+def test_a_distilled_training_needs_its_teacher(pixels):
+    recipe = Recipe(epochs=1, size=32, batch=4, beyond=WAYS["distilled"])
+    with pytest.raises(sodlib.SodlibError, match="needs a teacher"):
+        train(sodlib.csnet(), pixels, pixels, recipe)
+
+
 def test_every_way_ends_elsewhere_and_all_together_go_on_bit_for_bit(pixels, tmp_path, monkeypatch):
     monkeypatch.setattr("sodlib.beyond.WINDOW", 0.75)  # of four steps, more than one
     ends = {way: trained(pixels, way) for way in WAYS}

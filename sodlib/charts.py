@@ -45,16 +45,16 @@ def learning_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, float
 
 
 def gamma_distribution(values: Mapping[str, np.ndarray], redundant: float) -> Figure:
-    """Histogram of |gamma| inside the ILBlocks on a logarithmic axis, a panel a decay, with the value below which a
-    channel counts as redundant (paper, Figure 5)."""
+    """Histogram of |gamma| inside the ILBlocks on a logarithmic axis, a panel a network, whose name begins with that of
+    its decay, with the value below which a channel counts as redundant (paper, Figure 5)."""
     smallest = min(float(vector[vector > 0].min()) for vector in values.values())
     edges = np.logspace(max(np.floor(np.log10(min(smallest, redundant))), -32), 0.5, 71)
     figure, axes = plt.subplots(len(values), 1, figsize=(FULL_WIDTH, 1.6 * len(values)), sharex=True)
-    for axis, (decay, vector) in zip(np.atleast_1d(axes), values.items(), strict=True):
-        axis.hist(vector.clip(edges[0], edges[-1]), edges, color=DECAY_COLORS[decay])
+    for axis, (name, vector) in zip(np.atleast_1d(axes), values.items(), strict=True):
+        axis.hist(vector.clip(edges[0], edges[-1]), edges, color=DECAY_COLORS[name.split()[0]])
         axis.axvline(redundant, color=COLORS["threshold"], lw=1.4, ls="--")
         share = (vector < redundant).mean()
-        axis.set(xscale="log", ylabel="channels", title=f"{decay} decay: {share:.0%} of {len(vector):,} are redundant")
+        axis.set(xscale="log", ylabel="channels", title=f"{name}: {share:.0%} of {len(vector):,} are redundant")
     np.atleast_1d(axes)[-1].set_xlabel("|γ| (dashed: what counts as redundant)")
     return figure
 

@@ -17,7 +17,7 @@ from .errors import SodlibError
 from .mean_mask import MEAN_MASK
 from .metrics import drawn_scores, interval, resample
 from .plots import LABELS
-from .presets import PUBLISHED_STEPS, Preset
+from .presets import PUBLISHED_BATCH, PUBLISHED_STEPS, Preset
 from .records import Record
 
 RESAMPLES = 10_000
@@ -222,7 +222,7 @@ class Evidence:
     def budget(self) -> str:
         """What made the records, in sentences, and how much less it is than the paper's."""
         settings, data = self.preset, self._any.data
-        share = self.steps * settings.batch * settings.size**2 / (PUBLISHED_STEPS * 24 * 224**2)
+        share = self.steps * settings.batch * settings.size**2 / (PUBLISHED_STEPS * PUBLISHED_BATCH * 224**2)
         protocol = "" if self._of_classifiers else ", by the released protocol"
         hardware = sorted({record.data["hardware"] for records in self.records.values() for record in records})
         return (

@@ -12,7 +12,7 @@ from .folders import ClassFolder, find_folder
 
 #: Adam's steps times its rate in the published training: 1e-4 for 200 of 300 epochs of 439 steps, then a tenth, a
 #: hundredth. A shorter schedule raises the rate so that this product stays, and redundant gammas reach zero.
-PUBLISHED_STEPS, PUBLISHED_RATE = 300 * 439, 1e-4
+PUBLISHED_STEPS, PUBLISHED_RATE, PUBLISHED_BATCH = 300 * 439, 1e-4, 24
 
 
 Ways = tuple[tuple[int, float, float], ...]
@@ -99,7 +99,7 @@ PRESETS = {
         Preset("lite", *_SMALL, ("ECSSD",), size=112, batch=8, epochs=3, learning_rate=3e-3, after_steps=100,
                pretraining="imagenette", pretraining_steps=3000),
         Preset("fast", *_WHOLE, ("ECSSD",), size=224, batch=24, epochs=20, learning_rate=1.5e-3, after_steps=439,
-               follow="ECSSD/250", pretraining="imagenette", pretraining_steps=15_000),
+               follow="ECSSD/250", redundant=1e-6, pretraining="imagenette", pretraining_steps=15_000),
         Preset("paper", *_WHOLE, ("ECSSD",), size=224, batch=24, epochs=300, learning_rate=1e-4, after_steps=8780,
                follow="ECSSD", pretraining="imagenet", pretraining_steps=4_800_000),
         *TRIED,

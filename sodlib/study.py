@@ -83,6 +83,8 @@ IMAGENET = tuple(replace(run, pretrained=True) for run in COMPARED[MIDDLE])
 #: Not in the paper: CSNet x1 trained in other ways, by name.
 BEYOND_THE_PAPER = "Beyond the paper"
 BEYOND = {name: Run(beyond=name) for name in WAYS}
+#: The networks that the paper is known for, CSNet-L x1 and x2: shown from the longest trainings that there are.
+HEADLINE = "Headline"
 #: Table 7's rows that can be trained: by the paper's name, the ways of which the validation split chooses one.
 TABLE_7 = {
     "CSNet×1-L": (replace(Run(), pruning=REDUNDANT),),
@@ -168,6 +170,7 @@ def _declare() -> Iterable[Declared]:
     yield from each([*starts, *COMPARED[MIDDLE], *IMAGENET], "Figure 11")
     # Not in the paper: what other ways of training give to the same network.
     yield from each([*BEYOND.values(), TEACHER], BEYOND_THE_PAPER)
+    yield from each([Run(), *pruned(Run(), REDUNDANT), X2, *pruned(X2, REDUNDANT)], HEADLINE)
 
 
 def _merged(declared: Iterable[Declared]) -> tuple[Declared, ...]:
@@ -183,7 +186,7 @@ STUDY = _merged(_declare())
 #: What the pages show.
 SHOWN = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Figure 4",
          "Figure 5", "Figure 8", "Figure 9", "Figure 10", "Figure 11", "Figure 13", "Figure 14", "Algorithm 1",
-         "Section 3.2", "Section 6.1", BEYOND_THE_PAPER)  # fmt: skip
+         "Section 3.2", "Section 6.1", BEYOND_THE_PAPER, HEADLINE)  # fmt: skip
 
 
 def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUDY) -> tuple[Declared, ...]:
@@ -192,7 +195,8 @@ def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUD
     chosen: dict[Declared, None] = dict.fromkeys(() if only else declared)
     for word in only:
         plain = " ".join(word.lower().split())
-        is_item = re.fullmatch(rf"(table|figure|algorithm|section) ?\d+(\.\d+)?|{BEYOND_THE_PAPER.lower()}", plain)
+        others = f"{BEYOND_THE_PAPER}|{HEADLINE}".lower()
+        is_item = re.fullmatch(rf"(table|figure|algorithm|section) ?\d+(\.\d+)?|{others}", plain)
         item = re.sub(r"(?<=[a-z]) ?(?=\d)", " ", plain)
         named = [
             entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from . import distributed
 from .decay import DynamicWeightDecay, parameter_groups
 from .errors import SodlibError
-from .kernels import stand_ins
+from .kernels import replaced, stand_ins
 
 #: Adam's betas as released. The second may be shorter for a short schedule.
 BETAS = (0.9, 0.99)
@@ -59,13 +60,14 @@ class Engine:
         groups = parameter_groups(model, decay, decay_weight)
         fused_adam = {"fused": True, "capturable": self._captures} if self._fast else {}
         self.optimizer = torch.optim.Adam(groups, betas=(BETAS[0], beta2), **fused_adam)
-        self.dynamic = None if decay == "standard" else DynamicWeightDecay(model, decay, dynamic_weight)
+        self._on_network = ExitStack()
+        self.dynamic = None
+        if decay != "standard":
+            self.dynamic = self._on_network.enter_context(DynamicWeightDecay(model, decay, dynamic_weight))
         parts = stand_ins(self.device) if self._fast else {}
         if distributed.joined():
             parts = {"norm_activation": distributed.norm_activation}
-        self._replaced = [(module, name) for module in model.modules() for name in parts if hasattr(module, name)]
-        for module, name in self._replaced:
-            setattr(module, name, parts[name])
+        self._on_network.enter_context(replaced(model, parts))
 
     def __enter__(self) -> Engine:
         return self
@@ -75,11 +77,8 @@ class Engine:
 
     def close(self) -> None:
         """Take everything off the network that the training has put on it."""
-        if self.dynamic is not None:
-            self.dynamic.close()
-        for module, name in self._replaced:
-            delattr(module, name)
-        self._replaced, self._graph = [], None
+        self._on_network.close()
+        self._graph = None
 
     def step(self, images: Tensor, targets: Tensor, rate: float) -> Tensor:
         """One step on inputs `[B, 3, S, S]` and targets, masks `[B, 1, S, S]` or classes `[B]`, with the learning rate

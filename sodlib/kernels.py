@@ -14,6 +14,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -167,3 +169,16 @@ def stand_ins(device: torch.device) -> dict[str, Any]:
         return {}
     keep_freed_memory()
     return {"convolution": convolution} | ({"norm_activation": norm_activation_c} if compiled_source() else {})
+
+
+@contextmanager
+def replaced(model: nn.Module, parts: Mapping[str, Any]) -> Iterator[None]:
+    """While this lasts, the modules that have an attribute of one of these names have these instead."""
+    places = [(module, name) for module in model.modules() for name in parts if hasattr(module, name)]
+    for module, name in places:
+        setattr(module, name, parts[name])
+    try:
+        yield
+    finally:
+        for module, name in places:
+            delattr(module, name)

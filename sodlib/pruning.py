@@ -19,6 +19,7 @@ from .channels import ChannelPlan, FusionPlan
 from .cost import count_parameters
 from .csnet import CSNet, DilatedConvs
 from .errors import SodlibError
+from .kernels import replaced, stand_ins
 from .octconv import DepthwiseUnit, OctaveUnit
 
 CRITERIA = ("gamma", "l1", "geometric-median")
@@ -225,7 +226,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor], reset: bool = True)
     This is all that the released "fine-tuning" does: forward passes in training mode, momentum 0.1. The release starts
     from mean 0 and variance 1 and forgets them in its 8,780 batches; here the first batch's own statistics are the
     start, since after 50 batches 0.005 of that variance would be left and drown the weak channels of a pruned network.
-    `reset=False` goes on with the statistics as they are. The network is left in evaluation mode.
+    `reset=False` goes on with the statistics as they are. The network is left in evaluation mode. On the processor the
+    `kernels.stand_ins` are in place meanwhile, which equal torch's own parts up to rounding.
     """
     norms = {module: module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
     for norm in norms if reset else ():
@@ -234,11 +236,13 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor], reset: bool = True)
     device = next(model.parameters()).device
     model.train()
     count = 0
-    for images in batches:
-        model(images.to(device))
-        count += 1
-        for norm, momentum in norms.items():
-            norm.momentum = momentum
+    # On CUDA their compilation would take longer than they save.
+    with replaced(model, stand_ins(device) if device.type == "cpu" else {}):
+        for images in batches:
+            model(images.to(device))
+            count += 1
+            for norm, momentum in norms.items():
+                norm.momentum = momentum
     model.eval()
     if not count:
         raise SodlibError("recalibration needs at least one batch of images")

@@ -1,5 +1,6 @@
 """Dynamic weight decay and pruning against the released network's own numbers."""
 
+import copy
 import json
 
 import numpy as np
@@ -203,6 +204,19 @@ def test_recalibration_moves_statistics_and_no_weight():
     assert unit.bns["0"].momentum == 0.1
     with pytest.raises(sodlib.SodlibError, match="at least one batch"):
         recalibrate(model, [])
+
+
+def test_recalibration_on_the_processor_equals_torch():
+    """Of double precision the stand-ins leave everything to torch."""
+    batches = list(torch.randn(4, 2, 3, 32, 32, generator=torch.manual_seed(0)))
+    model = sodlib.csnet()
+    exact = copy.deepcopy(model).double()
+    parts = model.stage1[0].conv1x1.norm_activation
+    recalibrate(model, batches)
+    recalibrate(exact, [batch.double() for batch in batches])
+    for (name, ours), theirs in zip(model.named_buffers(), exact.buffers(), strict=True):
+        torch.testing.assert_close(ours.double(), theirs.double(), atol=1e-4, rtol=2e-3, msg=name)
+    assert model.stage1[0].conv1x1.norm_activation is parts
 
 
 def test_bad_pruning_gets_a_sentence():

@@ -55,7 +55,9 @@ def gamma_distribution(values: Mapping[str, np.ndarray], redundant: float) -> Fi
         axis.axvline(redundant, color=COLORS["threshold"], lw=1.4, ls="--")
         share = (vector < redundant).mean()
         axis.set(xscale="log", ylabel="channels", title=f"{name}: {share:.0%} of {len(vector):,} are redundant")
-    np.atleast_1d(axes)[-1].set_xlabel("|γ| (dashed: what counts as redundant)")
+    smaller = any((vector < edges[0]).any() for vector in values.values())
+    first = f"; the first bar: all below {edges[1]:.0e}" if smaller else ""
+    np.atleast_1d(axes)[-1].set_xlabel(f"|γ| (dashed: what counts as redundant{first})")
     return figure
 
 

@@ -22,7 +22,9 @@ from .prediction import predict
 def figure(photograph: np.ndarray, networks: Mapping[str, nn.Module], timed: bool = False) -> Figure:
     """The photograph, uint8 `[H, W, 3]`, and every network's saliency map, titled by name and parameters; `timed` adds
     the milliseconds of the second of two predictions, resizing included."""
-    drawn, axes = plt.subplots(1, 1 + len(networks), figsize=(FULL_WIDTH, 3.1), squeeze=False)
+    width = FULL_WIDTH / (1 + len(networks))
+    height = min(3.1, 0.7 + width * photograph.shape[0] / photograph.shape[1])
+    drawn, axes = plt.subplots(1, 1 + len(networks), figsize=(FULL_WIDTH, height), squeeze=False)
     axes[0, 0].imshow(photograph)
     axes[0, 0].set_title("photograph")
     for axis, (name, network) in zip(axes[0, 1:], networks.items(), strict=True):

@@ -21,6 +21,7 @@ from .evidence import Estimate, Evidence, same_sign
 from .records import Record
 from .sensitivity import p_value, sensitivity
 from .study import (
+    CENTRE,
     DECAY_WEIGHTS,
     DECAYS_COMPARED,
     FEWER,
@@ -44,8 +45,9 @@ from .study import (
 #: How far below zero a difference may lie where the paper claims that there is none: a hundredth of max F.
 MARGIN = 0.01
 #: Our limits where a claim is no difference: the share of parameters that may stay ("about 80 % fewer"), by how much
-#: more of the scales must be redundant ("a clear gap"), max F and parameters of the headline (CSNet-x1-L's, x2-L's).
-LEFT, GAP, HEADLINE_F, HEADLINE_PARAMETERS = 0.25, 0.05, 0.900, 150_000
+#: more of the scales must be redundant ("a clear gap"), how many times larger a network may be ("hardly larger"), how
+#: far above the mean mask one has learned more, max F and parameters of the headline (CSNet-x1-L's, x2-L's).
+LEFT, GAP, LARGER, KNOWS_MORE, HEADLINE_F, HEADLINE_PARAMETERS = 0.25, 0.05, 2.0, 0.005, 0.900, 150_000
 AGREES, OPPOSITE = "as in the paper", "opposite"
 #: The items of the study that the ledger rests on.
 ITEMS = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Figure 4",
@@ -150,10 +152,15 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
             ("2-4 over 3-4", 0.006, fused["2-4"], fused["3-4"]),
             ("1-4 over 2-4", 0.002, fused["1-4"], fused["2-4"]),
         ]),
-        "table06": compared("Table 6", TRAINING, "Blocks, splits, fusion, learned channels (Table 6)", [
-            *((f"fusion at {split}", 1.0, Run(split=split), Run(network="extractor", split=split)) for split in SPLITS),
-            ("CSNet-L ×2 over CSNet 5/5", 0.015, pruned(X2), x1),
-        ]),
+        "table06": _both(
+            compared("Table 6", TRAINING, "Blocks, splits, fusion, learned channels (Table 6)", [
+                *((f"fusion at {split}", 1.0, Run(split=split), Run(network="extractor", split=split))
+                  for split in SPLITS),
+                *((f"CSNet-L ×2 over CSNet {split}", 1.0, pruned(X2), Run(split=split)) for split in SPLITS),
+            ]),
+            _size(found["Table 6"], "CSNet-L ×2 and CSNet 5/5", pruned(X2), x1, 1.0),
+            _blocks(found["Table 6"]),
+        ),
         "table07": _others(found["Table 7"]),
         "table09": compared("Table 9", PRUNING, "Other criteria (Table 9)", [
             (name, printed, replace(X2, pruning=filters[name]), replace(X2, decay="standard", pruning=filters[name]))
@@ -166,6 +173,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
             kept("Table 11", PRUNING, "Widths before and after pruning (Table 11)", [
                 (f"×{run.width:g}, pruned over whole", pruned(run), run) for run in (x1, X2)]),
             compared("Table 11", PRUNING, "", [("pruned ×2 over pruned ×1", 0.016, pruned(X2), pruned(x1))]),
+            _size(found["Table 11"], "pruned ×2 and ×1", pruned(X2), pruned(x1), LARGER),
         ),
         "figure04": _deviation(found["Figure 4"]),
         "figure05": _gap(found["Figure 5"]),
@@ -218,8 +226,25 @@ def ledger(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> pd.D
     return pd.DataFrame(rows)
 
 
-def _both(first: Entry, second: Entry) -> Entry:
-    return replace(first, ours=f"{first.ours}; {second.ours}", signs=first.signs + second.signs)
+def _both(first: Entry, *others: Entry) -> Entry:
+    every = (first, *others)
+    return replace(first, ours="; ".join(e.ours for e in every), signs=tuple(sign for e in every for sign in e.signs))
+
+
+def _size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entry:
+    """That a network has at most so many times the parameters of another."""
+    ours, theirs = (np.mean([record.data["parameters"] for record in item.of(one)]) for one in (run, other))
+    sign = holds(ours <= most * theirs)
+    return Entry(f"{names}: {ours / 1e3:.0f}K and {theirs / 1e3:.0f}K parameters [{sign}]", (sign,), "", "")
+
+
+def _blocks(item: Evidence) -> Entry:
+    """In-layer multi-scale blocks against vanilla ones, where both have learned more than the mean mask."""
+    runs = Run(network="extractor"), Run(network="vanilla")
+    lost = item.difference(*runs)
+    known = all(item.difference(run, CENTRE).low > KNOWS_MORE for run in runs)
+    sign = no_loss(lost) if known or np.isnan(lost.value) else "no more than the mean mask"
+    return Entry(f"Extractor 5/5 over Vanilla 5/5 {lost} [{sign}]", (sign,), "", "")
 
 
 def _said(names: Sequence[str], ours: Sequence[Estimate], signs: Sequence[str]) -> str:

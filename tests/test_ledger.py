@@ -10,6 +10,7 @@ from sodlib import checkpoints, cost, inventory, ledger, paper, records, side_by
 from sodlib.evidence import Estimate
 from sodlib.ledger import AGREES, OPPOSITE, no_loss, verdict
 from sodlib.page import Page
+from sodlib.study import CENTRE, REDUNDANT, Run
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,20 @@ def test_sections_of_the_ledger_are_headings():
     found = Page().evidence(*ledger.ITEMS)
     for entry in ledger.entries(found, {}).values():
         assert f"# {entry.section}" in headings, entry.section
+
+
+def test_sizes_and_the_mean_mask_are_parts_of_the_claims():
+    found = Page().evidence(*ledger.ITEMS)
+    entries, table = ledger.entries(found, {}), found["Table 11"]
+    wide, narrow = (
+        np.mean([record.data["parameters"] for record in table.of(Run(width=width, pruning=REDUNDANT))])
+        for width in (2, 1)
+    )
+    assert (entries["table11"].signs[-1] == AGREES) == (wide <= ledger.LARGER * narrow)
+    table = found["Table 6"]
+    advantages = [table.difference(Run(network=name), CENTRE) for name in ("extractor", "vanilla")]
+    knows_more = min(advantage.low for advantage in advantages) > ledger.KNOWS_MORE
+    assert (entries["table06"].signs[-1] == "no more than the mean mask") == (not knows_more)
 
 
 def test_shipped_networks_are_those_of_their_records():

@@ -22,6 +22,8 @@ from .records import Record
 
 RESAMPLES = 10_000
 MEASURES = ("max_f", "mae")
+#: How far above the mean mask, in max F, the whole interval of a network lies that has learned more than it.
+KNOWS_MORE = 0.005
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,14 @@ class Evidence:
             return estimate
         return replace(estimate, luck=self.luck.get(measure, np.nan))
 
+    def knows_more(self, run: Run) -> bool:
+        """Whether a network has learned more than where objects usually lie."""
+        return self.difference(run, Run(network=MEAN_MASK)).low > KNOWS_MORE
+
+    def parameters(self, run: Run) -> float:
+        """The mean over the seeds; NaN without a record."""
+        return _mean(record.data["parameters"] for record in self.of(run))
+
     def seed_luck(self, measure: str = "max_f") -> float:
         """How large a difference between two networks of one seed each could come from their seeds alone: 1.96 standard
         deviations of a difference, where that of a score is the median over the item's runs of the standard deviation
@@ -164,7 +174,7 @@ class Evidence:
         for run in runs.values():
             data = [record.data for record in self.of(run)]
             row = {
-                ("parameters_k", "ours"): _mean(entry["parameters"] / 1e3 for entry in data),
+                ("parameters_k", "ours"): self.parameters(run) / 1e3,
                 ("macc_g", "ours"): _mean(
                     entry["macs"]["paper"] / 1e9 for entry in data if entry["macs"]["paper"] is not None
                 ),

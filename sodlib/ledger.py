@@ -1,12 +1,12 @@
 """The claims of the paper and what this project's records say of each: the ledger of page 00.
 
-Every verdict follows from numbers by one rule (`verdict`). What a claim is reduced to, and its limits, are our reading.
+Every verdict follows from numbers by one rule (`verdicts.verdict`). What a claim is reduced to, and its limits, are
+our reading.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from .evidence import Estimate, Evidence, same_sign
 from .records import Record
 from .sensitivity import p_value, sensitivity
 from .study import (
-    CENTRE,
     DECAY_WEIGHTS,
     DECAYS_COMPARED,
     FEWER,
@@ -41,55 +40,15 @@ from .study import (
     Pruning,
     replace,
 )
+from .verdicts import AGREES, MARGIN, OPPOSITE, Entry, holds, joined, no_loss, verdict
 
-#: How far below zero a difference may lie where the paper claims that there is none: a hundredth of max F.
-MARGIN = 0.01
 #: Our limits where a claim is no difference: the share of parameters that may stay ("about 80 % fewer"), by how much
-#: more of the scales must be redundant ("a clear gap"), how many times larger a network may be ("hardly larger"), how
-#: far above the mean mask one has learned more, max F and parameters of the headline (CSNet-x1-L's, x2-L's).
-LEFT, GAP, LARGER, KNOWS_MORE, HEADLINE_F, HEADLINE_PARAMETERS = 0.25, 0.05, 2.0, 0.005, 0.900, 150_000
-AGREES, OPPOSITE = "as in the paper", "opposite"
+#: more of the scales must be redundant ("a clear gap"), how many times larger a network may be ("hardly larger"),
+#: max F and parameters of the headline (CSNet-x1-L's, x2-L's).
+LEFT, GAP, LARGER, HEADLINE_F, HEADLINE_PARAMETERS = 0.25, 0.05, 2.0, 0.900, 150_000
 #: The items of the study that the ledger rests on.
 ITEMS = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Figure 4",
          "Figure 5", "Figure 8", "Figure 9", "Figure 11", "Figure 13", "Figure 14", "Section 3.2")  # fmt: skip
-
-
-def verdict(signs: Sequence[str]) -> str:
-    """One word from how each part of a claim stands to the paper (`evidence.same_sign`): "reproduced" where all parts
-    agree, "partly" where some do, "not reproduced" where none does and one is opposite, "open" where nothing could be
-    told apart at this budget, "not testable here" without any part."""
-    if not signs:
-        return "not testable here"
-    if agreeing := sum(sign == AGREES for sign in signs):
-        return "reproduced" if agreeing == len(signs) else "partly"
-    return "not reproduced" if OPPOSITE in signs else "open"
-
-
-def no_loss(difference: Estimate, margin: float = MARGIN) -> str:
-    """How a difference stands to the claim that nothing is lost: as in the paper where the whole interval lies above
-    -margin, opposite where it lies below."""
-    if np.isnan(difference.value):
-        return "not recorded"
-    return AGREES if difference.low > -margin else OPPOSITE if difference.high < -margin else "not told apart"
-
-
-def holds(value: bool) -> str:
-    """The sign of a part that is a fact and no estimate."""
-    return AGREES if value else OPPOSITE
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the records say of one claim: `ours` in words with intervals, the `signs` of its parts, the study's `item`
-    (its preset, seeds and images), where to read more (`page`, `section`), and why it may differ."""
-
-    ours: str
-    signs: tuple[str, ...]
-    page: str
-    section: str
-    item: str = ""
-    cause: str = ""
-
 
 BUDGET = "a short training, far below the paper's"
 ARCHITECTURE, TRAINING, PRUNING = "01_architecture", "02_training", "03_pruning"
@@ -152,7 +111,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
             ("2-4 over 3-4", 0.006, fused["2-4"], fused["3-4"]),
             ("1-4 over 2-4", 0.002, fused["1-4"], fused["2-4"]),
         ]),
-        "table06": _both(
+        "table06": joined(
             compared("Table 6", TRAINING, "Blocks, splits, fusion, learned channels (Table 6)", [
                 *((f"fusion at {split}", 1.0, Run(split=split), Run(network="extractor", split=split))
                   for split in SPLITS),
@@ -169,7 +128,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         "table10": compared("Table 10", PRUNING, "A threshold, and fixed ratios (Table 10)", [
             ("threshold 1e-3 over the larger of the fixed ratios", 0.005, threshold, ratio),
         ]),
-        "table11": _both(
+        "table11": joined(
             kept("Table 11", PRUNING, "Widths before and after pruning (Table 11)", [
                 (f"×{run.width:g}, pruned over whole", pruned(run), run) for run in (x1, X2)]),
             compared("Table 11", PRUNING, "", [("pruned ×2 over pruned ×1", 0.016, pruned(X2), pruned(x1))]),
@@ -226,14 +185,9 @@ def ledger(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> pd.D
     return pd.DataFrame(rows)
 
 
-def _both(first: Entry, *others: Entry) -> Entry:
-    every = (first, *others)
-    return replace(first, ours="; ".join(e.ours for e in every), signs=tuple(sign for e in every for sign in e.signs))
-
-
 def _size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entry:
     """That a network has at most so many times the parameters of another."""
-    ours, theirs = (np.mean([record.data["parameters"] for record in item.of(one)]) for one in (run, other))
+    ours, theirs = item.parameters(run), item.parameters(other)
     sign = holds(ours <= most * theirs)
     return Entry(f"{names}: {ours / 1e3:.0f}K and {theirs / 1e3:.0f}K parameters [{sign}]", (sign,), "", "")
 
@@ -242,8 +196,8 @@ def _blocks(item: Evidence) -> Entry:
     """In-layer multi-scale blocks against vanilla ones, where both have learned more than the mean mask."""
     runs = Run(network="extractor"), Run(network="vanilla")
     lost = item.difference(*runs)
-    known = all(item.difference(run, CENTRE).low > KNOWS_MORE for run in runs)
-    sign = no_loss(lost) if known or np.isnan(lost.value) else "no more than the mean mask"
+    blind = not (np.isnan(lost.value) or all(map(item.knows_more, runs)))
+    sign = "no more than the mean mask" if blind else no_loss(lost)
     return Entry(f"Extractor 5/5 over Vanilla 5/5 {lost} [{sign}]", (sign,), "", "")
 
 
@@ -327,8 +281,7 @@ def _headline(trained: Mapping[str, Record]) -> Entry:
 
 def _compression(item: Evidence) -> Entry:
     lost = item.difference(replace(X2, pruning=REDUNDANT), X2)
-    left, whole = (np.mean([record.data["parameters"] for record in item.of(run)])
-                   for run in (replace(X2, pruning=REDUNDANT), X2))  # fmt: skip
+    left, whole = item.parameters(replace(X2, pruning=REDUNDANT)), item.parameters(X2)
     signs = (holds(left / whole <= LEFT), no_loss(lost))
     said = f"×2: {1 - left / whole:.0%} removed; max F {lost} [{signs[1]}]"
     why, section = "a short schedule drives fewer scales to nothing", "Widths before and after pruning (Table 11)"

@@ -1,0 +1,57 @@
+"""The rules by which the word for a claim follows from numbers; the claims themselves are in `ledger.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .evidence import Estimate
+
+#: How far below zero a difference may lie where the paper claims that there is none: a hundredth of max F.
+MARGIN = 0.01
+AGREES, OPPOSITE = "as in the paper", "opposite"
+
+
+def verdict(signs: Sequence[str]) -> str:
+    """One word from how each part of a claim stands to the paper (`evidence.same_sign`): "reproduced" where all parts
+    agree, "partly" where some do, "not reproduced" where none does and one is opposite, "open" where nothing could be
+    told apart at this budget, "not testable here" without any part."""
+    if not signs:
+        return "not testable here"
+    if agreeing := sum(sign == AGREES for sign in signs):
+        return "reproduced" if agreeing == len(signs) else "partly"
+    return "not reproduced" if OPPOSITE in signs else "open"
+
+
+def no_loss(difference: Estimate, margin: float = MARGIN) -> str:
+    """How a difference stands to the claim that nothing is lost: as in the paper where the whole interval lies above
+    -margin, opposite where it lies below."""
+    if np.isnan(difference.value):
+        return "not recorded"
+    return AGREES if difference.low > -margin else OPPOSITE if difference.high < -margin else "not told apart"
+
+
+def holds(value: bool) -> str:
+    """The sign of a part that is a fact and no estimate."""
+    return AGREES if value else OPPOSITE
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the records say of one claim: `ours` in words with intervals, the `signs` of its parts, the study's `item`
+    (its preset, seeds and images), where to read more (`page`, `section`), and why it may differ."""
+
+    ours: str
+    signs: tuple[str, ...]
+    page: str
+    section: str
+    item: str = ""
+    cause: str = ""
+
+
+def joined(first: Entry, *others: Entry) -> Entry:
+    """One entry with the parts of all; what else it says is the first's."""
+    every = (first, *others)
+    return replace(first, ours="; ".join(e.ours for e in every), signs=tuple(sign for e in every for sign in e.signs))

@@ -86,7 +86,7 @@ _WHOLE = ("DUTS-TR/train", "DUTS-TR/validation")
 TRIED = (
     *_tried("brief", _SMALL, 64, 4, ((8, 5e-3, 0.99), (8, 5e-3, 0.95), (8, 5e-3, 0.9), (8, 1e-2, 0.95)), 125),
     *_tried("brief", _SMALL, 64, 8, ((8, 3e-3, 0.99), (8, 2e-3, 0.95), (8, 2e-3, 0.99)), 125),
-    *_tried("lite", _SMALL, 112, 3, ((8, 3e-3, 0.99), (4, 5e-3, 0.99), (4, 3e-3, 0.99), (8, 3e-3, 0.9))),
+    *_tried("lite", _WHOLE, 64, 6, ((8, 1.7e-3, 0.99), (8, 8e-4, 0.99), (8, 4e-4, 0.99), (8, 2e-4, 0.99))),
 )
 PRESETS = {
     preset.name: preset
@@ -96,8 +96,8 @@ PRESETS = {
         Preset("brief", *_SMALL, ("ECSSD",), size=64, batch=8, epochs=8, learning_rate=2e-3, after_steps=50,
                steps_per_epoch=125, follow="ECSSD/250", beta2=0.95, redundant=1e-3, pretraining="imagenette",
                pretraining_steps=4000),
-        Preset("lite", *_SMALL, ("ECSSD",), size=112, batch=8, epochs=3, learning_rate=3e-3, after_steps=100,
-               pretraining="imagenette", pretraining_steps=3000),
+        Preset("lite", *_WHOLE, ("ECSSD",), size=64, batch=8, epochs=6, learning_rate=8e-4, after_steps=200,
+               follow="ECSSD/250", redundant=1e-6, pretraining="imagenette", pretraining_steps=15_000),
         Preset("fast", *_WHOLE, ("ECSSD",), size=224, batch=24, epochs=20, learning_rate=1.5e-3, after_steps=439,
                follow="ECSSD/250", redundant=1e-6, pretraining="imagenette", pretraining_steps=15_000),
         Preset("paper", *_WHOLE, ("ECSSD",), size=224, batch=24, epochs=300, learning_rate=1e-4, after_steps=8780,

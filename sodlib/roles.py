@@ -26,8 +26,13 @@ class Roles:
     classes: tuple[str, ...] = ()
 
     @property
+    def watched(self) -> list[str]:
+        """Those that the training sees and is watched by."""
+        return list(filter(None, (self.train, self.validation, self.follow)))
+
+    @property
     def names(self) -> list[str]:
-        return list(filter(None, (self.train, self.validation, self.follow, *self.tests)))
+        return [*self.watched, *self.tests]
 
 
 def roles_of(run: Run, settings: Preset, root: Path | None) -> Roles:

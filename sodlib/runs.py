@@ -157,8 +157,7 @@ def _make(
         # Its speed tells nothing about runs in one process.
         circumstances["hardware"] += f", {distributed.part()[1]} processes"
     checkpoint = Checkpoint(checkpoint_file(where.place, key), where.saved, circumstances["hardware"])
-    watched = roles.names[: -len(roles.tests)]
-    pixels = {name: opened(sets[name], run, roles, where.root).near(device) for name in watched}
+    pixels = {name: opened(sets[name], run, roles, where.root).near(device) for name in roles.watched}
     making = Making(run, settings, roles, pixels, checkpoint, device, where.observer, where.deadline)
     model, history = making.made(parent and parent.model())
     started = time.monotonic()

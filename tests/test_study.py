@@ -170,6 +170,13 @@ def test_a_run_becomes_a_record_once(tmp_path, tiny):
     assert runs.obtain(finetuned, "smoke", Surroundings(tmp_path)).data["history"][0]["steps"] == 2
 
 
+def test_a_try_is_scored_on_no_test_set(tmp_path, tiny, monkeypatch):
+    monkeypatch.setitem(PRESETS, "smoke", replace(tiny, tests=(), follow=None))
+    record = runs.obtain(Run(), "smoke", Surroundings(tmp_path))
+    assert record.data["scores"] == {} and set(record.data["images"]) == {"cutouts/train", "cutouts/validation"}
+    assert record.data["history"][-1]["validation_max_f"] > 0
+
+
 def test_a_lost_network_is_trained_again_for_its_pruning(tmp_path, tiny):
     parent = runs.obtain(Run(), "smoke", Surroundings(tmp_path))
     weights = parent.folder / "weights.safetensors"

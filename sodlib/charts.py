@@ -23,24 +23,32 @@ DECAY_COLORS = {
 }
 
 
-def learning_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], test_set: str | None) -> Figure:
-    """Training loss, validation max F-measure and the MAE of Figure 14 over the steps, on `test_set` or, where no test
-    set was followed, on the validation split: a colour a decay, a thin line a seed, a thick one their mean."""
+def learning_curves(
+    histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
+    test_set: str | None,
+    compared: str = "weight decay",
+) -> Figure:
+    """Training loss, validation max F-measure, the MAE of Figure 14 on `test_set` or, where no test set was followed,
+    on the validation split, and the scales near zero over the steps: a colour for each of what is `compared`, a thin
+    line a seed, a thick one their mean."""
     panels = {
         "loss": "training loss (BCE)",
         "validation_max_f": "max F, validation",
         f"{test_set or 'validation'}_mae": f"MAE, {test_set or 'validation'}",
+        "gammas_below_1e-2": "scales with |γ| < 0.01",
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(FULL_WIDTH, 3.0))
-    for axis, (column, title) in zip(axes, panels.items(), strict=True):
-        for decay, by_seed in histories.items():
+    colors = dict(zip(histories, plt.colormaps["viridis"](np.linspace(0, 0.85, len(histories))), strict=True))
+    colors |= {name: DECAY_COLORS[name] for name in histories if name in DECAY_COLORS}
+    figure, axes = plt.subplots(2, 2, figsize=(FULL_WIDTH, 5.4))
+    for axis, (column, title) in zip(axes.flat, panels.items(), strict=True):
+        for name, by_seed in histories.items():
             steps = [entry["steps"] for entry in by_seed[0]]
             values = np.array([[entry[column] for entry in history] for history in by_seed])
             if len(values) > 1:
-                axis.plot(steps, values.T, lw=0.7, alpha=0.6, color=DECAY_COLORS[decay])
-            axis.plot(steps, values.mean(0), "o-", ms=4, lw=2, color=DECAY_COLORS[decay], label=decay)
+                axis.plot(steps, values.T, lw=0.7, alpha=0.6, color=colors[name])
+            axis.plot(steps, values.mean(0), "o-", ms=4, lw=2, color=colors[name], label=name)
         axis.set(title=title, xlabel="optimiser steps", xlim=(0, None))
-    axes[0].legend(title="weight decay")
+    axes.flat[0].legend(title=compared)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -44,6 +45,16 @@ def tried(place: Path = records.RESULTS) -> pd.DataFrame:
         kept = [name for name in ("brief", "lite") if _same(PRESETS[name], preset)]
         rows.append(row | {"kept as": "".join(kept)})
     return pd.DataFrame(rows)
+
+
+def histories(budget: str, place: Path = records.RESULTS) -> dict[str, list[list[dict[str, Any]]]]:
+    """The histories of the recorded tries for a preset with the released beta2, by learning rate."""
+    found = {
+        preset.learning_rate: records.find(Run().key(preset.name), place)
+        for preset in TRIED
+        if preset.name.partition("-")[0] == budget and preset.beta2 == Preset.beta2
+    }
+    return {f"{rate:g}": [record.data["history"]] for rate, record in sorted(found.items()) if record}
 
 
 def _same(first: Preset, second: Preset) -> bool:

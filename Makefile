@@ -14,7 +14,7 @@ installed := $(VENV)/.installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-reproduce: $(installed)  ## run every notebook; PRESET=smoke|lite|fast|paper, DATA=folder, FRESH=1
+reproduce: $(installed)  ## run every notebook; PRESET=smoke|brief|lite|fast|paper, DATA=folder, FRESH=1
 	$(bin)/python -m sodlib reproduce $(if $(PRESET),--preset $(PRESET)) $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh)
 
 report: $(installed)  ## the executed notebooks as one site, build/report/index.html, which reads offline

@@ -316,11 +316,13 @@ def _deviation(item: Evidence) -> Entry:
 
 
 def _gap(item: Evidence) -> Entry:
-    def share(decay: Run) -> float:
-        scales = [values for record in item.of(decay) for name, values in record.arrays.items() if "gamma/" in name]
-        return float((np.abs(np.concatenate(scales)) < item.preset.redundant).mean())
+    def shares(decay: Run) -> tuple[float, float]:
+        several = [values for record in item.of(decay) for name, values in record.arrays.items() if "gamma/" in name]
+        scales = np.abs(np.concatenate(several))
+        return float((scales < item.preset.redundant).mean()), float(((scales > 1e-20) & (scales < 1e-3)).mean())
 
-    standard, dynamic = map(share, DECAYS_COMPARED[:2])
+    (standard, standard_between), (dynamic, dynamic_between) = map(shares, DECAYS_COMPARED[:2])
     said = f"scales below {item.preset.redundant:g}: dynamic {dynamic:.0%}, standard {standard:.0%}"
+    said += f"; between 1e-20 and 1e-3: dynamic {dynamic_between:.0%}, standard {standard_between:.0%}"
     section = "The distribution of gamma (Figure 5)"
     return Entry(said, (holds(dynamic > standard + GAP),), TRAINING, section, "Figure 5", BUDGET)

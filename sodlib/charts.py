@@ -9,12 +9,10 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from .channels import ChannelPlan
 from .evidence import Estimate
 from .plots import COLORS, FULL_WIDTH, SALIENCY
-from .sensitivity import Sensitivity
 
 DECAY_COLORS = {
     "standard": COLORS["standard decay"],
@@ -126,16 +124,20 @@ def differences(rows: Mapping[str, Estimate], measured: str) -> Figure:
 
 
 def sizes_and_scores(lines: Mapping[str, Sequence[tuple[float, Estimate]]], where: str) -> Figure:
-    """Max F-measure with 95 % intervals against parameters in thousands, a line a decay. `where`: set and images."""
-    figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.72, 3.6))
+    """Max F-measure with 95 % intervals against parameters in thousands, a line a decay; on the right the part near the
+    best alone. `where`: set and images."""
+    figure, axes = plt.subplots(1, 2, figsize=(FULL_WIDTH, 3.6))
     for position, (decay, points) in enumerate(lines.items()):
         # The sizes are equal; beside each other the intervals can be read.
         sizes = np.array([size for size, _ in points]) + 2.2 * (position - (len(lines) - 1) / 2)
         values = np.array([[estimate.value, estimate.low, estimate.high] for _, estimate in points])
         errors = np.abs(values[:, 1:] - values[:, :1]).T
-        axis.errorbar(sizes, values[:, 0], errors, fmt="o-", ms=5, capsize=2.5, color=DECAY_COLORS[decay], label=decay)
-    axis.set(xlabel="parameters (K)", ylabel=f"max F ({where})")
-    axis.legend(title="weight decay", loc="lower right")
+        for axis in axes:
+            axis.errorbar(sizes, values[:, 0], errors, fmt="o-", capsize=2.5, color=DECAY_COLORS[decay], label=decay)
+    best = max(estimate.high for points in lines.values() for _, estimate in points)
+    axes[0].set(xlabel="parameters (K)", ylabel=f"max F ({where})")
+    axes[1].set(xlabel="parameters (K)", title="near the best", ylim=(best - 0.06, best + 0.005))
+    axes[0].legend(title="weight decay", loc="lower right")
     return figure
 
 
@@ -233,48 +235,6 @@ def gallery(
     return figure
 
 
-def category_counts(counts: pd.DataFrame) -> Figure:
-    """Images of every category (rows) in some sets (columns), a panel a set, the most frequent above (paper, Figures 6
-    and 7)."""
-    figure, axes = plt.subplots(1, counts.shape[1], figsize=(FULL_WIDTH, 0.8 + 0.24 * len(counts)), sharey=True)
-    places = np.arange(len(counts))[::-1]
-    for axis, (name, column) in zip(np.atleast_1d(axes), counts.items(), strict=True):
-        bars = axis.barh(places, column, color=COLORS["ours"])
-        axis.bar_label(bars, [f"{count:,}" if count else "–" for count in column], padding=3, fontsize=8)
-        axis.set(title=f"{name}, n = {column.sum():,}", xlabel="images", xlim=(0, 1.18 * column.max()))
-        axis.grid(axis="y", visible=False)
-    np.atleast_1d(axes)[0].set_yticks(places, counts.index)
-    return figure
-
-
-def left_out(panels: Mapping[str, Sensitivity]) -> Figure:
-    """Relative change of max F in percent, a panel each: rows are the category that a network was trained without,
-    columns the test images' (paper, Figure 8). One colour scale for all; a frame marks a category left out itself."""
-    first = next(iter(panels.values()))
-    height = 1.4 + 0.3 * len(first.rows)
-    figure, axes = plt.subplots(len(panels), 1, figsize=(FULL_WIDTH, height * len(panels)))
-    limit = max(float(np.abs(panel.change).max()) for panel in panels.values())
-    for axis, (title, panel) in zip(np.atleast_1d(axes), panels.items(), strict=True):
-        shown = axis.imshow(panel.change, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
-        for row, name in enumerate(panel.rows):
-            for column, tested in enumerate(panel.columns):
-                value = panel.change[row, column]
-                color = "white" if abs(value) > 0.6 * limit else COLORS["text"]
-                axis.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7.5, color=color)
-                if name == tested:
-                    frame = Rectangle(
-                        (column - 0.5, row - 0.5), 1, 1, fill=False, lw=1.8, ec=COLORS["text"], clip_on=False
-                    )
-                    axis.add_patch(frame)
-        columns = [f"{name}\n{count}" for name, count in zip(panel.columns, panel.images, strict=True)]
-        axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
-        axis.set_yticks(range(len(panel.rows)), panel.rows, fontsize=8)
-        axis.set(title=title, ylabel="trained without", xlabel="test images of category, and how many")
-        axis.grid(visible=False)
-        figure.colorbar(shown, ax=axis, label="change of max F (%)", fraction=0.03, pad=0.01)
-    return figure
-
-
 def accuracies(rows: Sequence[tuple[str, float, Estimate, Sequence[float]]], chance: float, where: str) -> Figure:
     """Accuracy of classifiers, a row each: name, the paper's (NaN for none), the mean over the seeds with its interval,
     and every seed as a small dot. A dashed line stands at chance (paper, Table 3)."""
@@ -335,16 +295,4 @@ def localised(panels: Mapping[str, Sequence[tuple[str, Estimate]]], references: 
             axis.axvline(references[title], color=COLORS["threshold"], ls="--", lw=1.4)
         axis.set(title=title, xlabel=n, xlim=(0, 1))
         axis.set_yticks(places, names)
-    return figure
-
-
-def examples(pictures: Sequence[tuple[str, np.ndarray]], columns: int = 6) -> Figure:
-    """Photographs with their titles, in rows."""
-    rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(FULL_WIDTH, 1.45 * rows), squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, (title, photograph) in zip(axes.flat, pictures, strict=False):
-        axis.imshow(photograph)
-        axis.set_title(title, fontsize=9)
     return figure

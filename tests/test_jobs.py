@@ -136,7 +136,8 @@ def test_estimates_come_from_this_hardware(tmp_path):
     lite, fast = PRESETS["lite"], PRESETS["fast"]
     assert jobs.estimate(Run(seed=5), lite, known) == pytest.approx(100)
     assert 100 < jobs.estimate(Run(width=2), lite, known) < 500
-    assert jobs.estimate(Run(), fast, known) == pytest.approx(100 * fast.epochs * 418 * 24 / 6000 * 4, rel=0.02)
+    longer = fast.epochs / lite.epochs * (fast.size / lite.size) ** 2
+    assert jobs.estimate(Run(), fast, known) == pytest.approx(100 * longer, rel=0.02)
     assert math.isnan(jobs.estimate(Run(pruning=PRUNING), lite, known))
     assert math.isnan(jobs.estimate(Run(), lite, jobs.rates([], "here")))
 

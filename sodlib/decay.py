@@ -27,6 +27,8 @@ from .octconv import MultiScale, NormActivation
 DECAYS = ("standard", "dynamic", "dynamic-written")
 #: The paper's lambda and lambda_d.
 STANDARD_WEIGHT, DYNAMIC_WEIGHT = 5e-3, 3.0
+#: The gap that the paper sees between redundant scales and others (Figure 5, Table 10): hardly any lies inside.
+GAP = (1e-20, 1e-3)
 
 
 def block_units(model: CSNet) -> Iterator[tuple[str, NormActivation]]:

@@ -56,6 +56,11 @@ class Record:
         with np.load(self.folder / "arrays.npz") as arrays:
             return dict(arrays)
 
+    def scales(self, layers: str = "") -> np.ndarray:
+        """|gamma| of all channels inside the ILBlocks, or of those layers whose name begins so ("stage3.")."""
+        prefix = f"gamma/{layers}"
+        return np.abs(np.concatenate([values for name, values in self.arrays.items() if name.startswith(prefix)]))
+
     def by_image(self, test_set: str, protocol: str = "released") -> dict[str, Any]:
         """Precision and recall at some thresholds and MAE of every image of a test set, for `metrics.bootstrap` and
         `metrics.paired`. Raises SodlibError where the run was not scored on the set."""

@@ -47,7 +47,7 @@ def tried(place: Path = records.RESULTS) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def histories(budget: str, place: Path = records.RESULTS) -> dict[str, list[list[dict[str, Any]]]]:
+def tried_histories(budget: str, place: Path = records.RESULTS) -> dict[str, list[list[dict[str, Any]]]]:
     """The histories of the recorded tries for a preset with the released beta2, by learning rate."""
     found = {
         preset.learning_rate: records.find(Run().key(preset.name), place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,39 @@ def gamma_distribution(values: Mapping[str, np.ndarray], redundant: float) -> Fi
     smaller = any((vector < edges[0]).any() for vector in values.values())
     first = f"; the first bar: all below {edges[1]:.0e}" if smaller else ""
     np.atleast_1d(axes)[-1].set_xlabel(f"|γ| (dashed: what counts as redundant{first})")
+    return figure
+
+
+def largest_scales(panels: Mapping[str, Mapping[str, Mapping[str, float]]], severed: float) -> Figure:
+    """The largest |gamma| of every layer (columns) of some networks (rows), a panel a group of them with its title; a
+    cross where it is below `severed`."""
+    networks = {title: list(rows.values()) for title, rows in panels.items()}
+    layers = list(networks[next(iter(networks))][0])
+    heights = [len(rows) for rows in networks.values()]
+    figure, axes = plt.subplots(
+        len(panels),
+        1,
+        figsize=(FULL_WIDTH, 1.1 + 0.23 * sum(heights) + 0.3 * len(panels)),
+        height_ratios=heights,
+        sharex=True,
+        squeeze=False,
+    )
+    for axis, (title, rows) in zip(axes.flat, panels.items(), strict=True):
+        values = np.array([list(row.values()) for row in rows.values()])
+        image = axis.imshow(np.log10(values.clip(1e-10)), cmap="magma", vmin=-10, vmax=0, aspect="auto")
+        rows_cut, columns_cut = np.nonzero(values < severed)
+        axis.plot(columns_cut, rows_cut, "x", ms=4, mew=1, color="white")
+        axis.set_yticks(range(len(rows)), rows, fontsize=8)
+        axis.set_title(title, fontsize=9)
+        axis.grid(visible=False)
+        for place, (before, after) in enumerate(pairwise(layers)):
+            if before.partition(".")[0] != after.partition(".")[0]:
+                axis.axvline(place + 0.5, color="white", lw=1.4)
+    stages = [layer.partition(".")[0] for layer in layers]
+    middles = {stage: np.flatnonzero(np.array(stages) == stage).mean() for stage in dict.fromkeys(stages)}
+    axes.flat[-1].set_xticks(list(middles.values()), ["stem" if stage == "stage0" else stage for stage in middles])
+    axes.flat[-1].set_xlabel(f"layers in order, three an ILBlock (crosses: below {severed:g})")
+    figure.colorbar(image, ax=axes, label="log$_{10}$ of the largest |γ| (−10: or less)", fraction=0.03, pad=0.015)
     return figure
 
 

@@ -1,12 +1,13 @@
 """Standard and dynamic weight decay. (Paper, section 3.2.)
 
-Three decays by name:
+Four decays by name:
 
 "standard": the L2 term of Eq. 1 on every parameter, the batch norm scales gamma included.
 "dynamic": dynamic weight decay as the released code has it. The gradient of gamma gains
     lambda_d * mean over the batch of |GAP(x)| * gamma, where x is the feature after batch norm and activation;
     it passes through Adam like any gradient. gamma of the first two units of an ILBlock has no other decay;
     gamma of the third keeps the standard one beside the dynamic (evidently a slip of the release, kept).
+"dynamic-throughout": the same without that slip, so that no gamma inside an ILBlock has another decay.
 "dynamic-written": Eq. 3 and 4 to the letter. After the optimiser's step, gamma shrinks by
     learning rate * lambda_d * mean over the batch of GAP(x) * gamma: a signed mean, and decoupled from Adam. No
     gamma inside an ILBlock has another decay.
@@ -24,7 +25,7 @@ from .csnet import CSNet
 from .errors import SodlibError
 from .octconv import MultiScale, NormActivation
 
-DECAYS = ("standard", "dynamic", "dynamic-written")
+DECAYS = ("standard", "dynamic", "dynamic-throughout", "dynamic-written")
 #: The paper's lambda and lambda_d.
 STANDARD_WEIGHT, DYNAMIC_WEIGHT = 5e-3, 3.0
 #: The gap that the paper sees between redundant scales and others (Figure 5, Table 10): hardly any lies inside.
@@ -54,7 +55,7 @@ def parameter_groups(model: CSNet, decay: str, weight: float = STANDARD_WEIGHT) 
         raise SodlibError(f"unknown decay {decay!r}; choose one of {', '.join(DECAYS)}")
     exempt: list[nn.Parameter] = []
     if decay != "standard":
-        slip = () if decay == "dynamic-written" else ("conv3x3_2",)
+        slip = ("conv3x3_2",) if decay == "dynamic" else ()
         exempt = [gamma for name, gamma in gammas(model).items() if name.split(".")[2] not in slip]
     exempt_ids = {id(gamma) for gamma in exempt}
     tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -66,8 +67,8 @@ def parameter_groups(model: CSNet, decay: str, weight: float = STANDARD_WEIGHT) 
 class DynamicWeightDecay:
     """Watches the features of a network in training and decays its gammas by them.
 
-    Call `add_gradients` after the backward pass for "dynamic", `shrink` after the optimiser's step for
-    "dynamic-written". Both use the features of the latest forward pass in training mode. Use as a context
+    Call `shrink` after the optimiser's step for "dynamic-written", `add_gradients` after the backward pass for
+    the others. Both use the features of the latest forward pass in training mode. Use as a context
     manager, or call `close`, to take the hooks off the network again.
     """
 
@@ -92,16 +93,16 @@ class DynamicWeightDecay:
 
     def metric(self, name: str) -> Tensor:
         """M(x) of one gamma, `[C]`: the pooled features of the latest batch, averaged over it; each sample's
-        mean in absolute value for "dynamic", with its sign for "dynamic-written"."""
+        mean with its sign for "dynamic-written", in absolute value for the others."""
         pooled = self._pooled[name]
-        return (pooled.abs() if self.form == "dynamic" else pooled).mean(0)
+        return (pooled if self.form == "dynamic-written" else pooled.abs()).mean(0)
 
     def metrics(self) -> list[Tensor]:
         """M(x) of every gamma, in the order of `gammas`."""
         return [self.metric(name) for name in self.gammas]
 
     def penalty(self) -> Tensor:
-        """R, the sum of M(x) * gamma^2 / 2: "dynamic" adds lambda_d * R to the loss. Detached."""
+        """R, the sum of M(x) * gamma^2 / 2: all but "dynamic-written" add lambda_d * R to the loss. Detached."""
         terms = [(self.metric(name) * gamma.detach() ** 2).sum() for name, gamma in self.gammas.items()]
         return torch.stack(terms).sum() / 2
 

@@ -107,7 +107,7 @@ class Engine:
         metrics = [] if self.dynamic is None else self.dynamic.metrics()
         loss, gradients = loss.detach(), [parameter.grad for parameter in self._tuned().values()]
         distributed.average([loss, *gradients, *metrics])
-        if self.decay == "dynamic":
+        if self.decay in ("dynamic", "dynamic-throughout"):
             self.dynamic.add_gradients(metrics)
         self.optimizer.step()
         if self.decay == "dynamic-written":

@@ -12,6 +12,7 @@ from . import networks, records
 from .activation_maps import METHODS
 from .beyond import WAYS
 from .classifier import TUNED
+from .decay import DECAYS
 from .description import OTHER_WEIGHT, PRETRAININGS, SHORT_WEIGHT, TEACHER, Classification, Pruning, Run
 from .errors import SodlibError
 from .labels import CATEGORIES
@@ -39,6 +40,14 @@ MATCHED = tuple(Pruning(parameters=parameters, ranking="network") for parameters
 
 X2 = Run(width=2)
 SPLITS = ("1/0", "3/1", "5/5", "1/3", "0/1")
+#: Not in the paper: Table 6's three ways of building a network under every form of dynamic decay. Where all scales of
+#: one layer vanish, a network without fusion is cut in two.
+SEVERED = "Severed layers"
+BUILT = {
+    (name, decay): Run(network=name.lower(), decay=decay)
+    for name in ("Vanilla", "Extractor", "CSNet")
+    for decay in DECAYS
+}
 CENTRE = Run(network=MEAN_MASK)
 THRESHOLDS = (1e-2, 8e-3, 6e-3, 5e-3, 3e-3, 1e-3, 1e-5, 1e-10, 1e-15, 1e-20)
 #: The sizes of Table 10's fixed ratios (38 % and 51 % of CSNet-x2's parameters) and of Table 9's rows.
@@ -127,6 +136,8 @@ def _declare() -> Iterable[Declared]:
                     "Table 6")  # fmt: skip
     yield from each([Run(network="vanilla"), *pruned(Run(), REDUNDANT), *pruned(X2, REDUNDANT)], "Table 6")
 
+    yield from each([CENTRE, *BUILT.values()], SEVERED)
+
     # Table 7 and Figures 1 and 12: the networks of this paper and those that it is compared with.
     rows = [run for several in TABLE_7.values() for run in several]
     categories = replace(STARTS["categories"], pruning=REDUNDANT)
@@ -186,7 +197,7 @@ STUDY = _merged(_declare())
 #: What the pages show.
 SHOWN = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Figure 4",
          "Figure 5", "Figure 8", "Figure 9", "Figure 10", "Figure 11", "Figure 13", "Figure 14", "Algorithm 1",
-         "Section 3.2", "Section 6.1", BEYOND_THE_PAPER, HEADLINE)  # fmt: skip
+         "Section 3.2", "Section 6.1", SEVERED, BEYOND_THE_PAPER, HEADLINE)  # fmt: skip
 
 
 def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUDY) -> tuple[Declared, ...]:
@@ -195,7 +206,7 @@ def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUD
     chosen: dict[Declared, None] = dict.fromkeys(() if only else declared)
     for word in only:
         plain = " ".join(word.lower().split())
-        others = f"{BEYOND_THE_PAPER}|{HEADLINE}".lower()
+        others = f"{SEVERED}|{BEYOND_THE_PAPER}|{HEADLINE}".lower()
         is_item = re.fullmatch(rf"(table|figure|algorithm|section) ?\d+(\.\d+)?|{others}", plain)
         item = re.sub(r"(?<=[a-z]) ?(?=\d)", " ", plain)
         named = [

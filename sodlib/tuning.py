@@ -10,14 +10,15 @@ import pandas as pd
 from . import records
 from .description import Run
 from .presets import PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS, TRIED, Preset
+from .severing import severed
 from .training import redundant_scale
 
 
 def tried(place: Path = records.RESULTS) -> pd.DataFrame:
     """One row a try, csnet-x1 with dynamic decay and seed 0, by preset: batch, learning rate, beta2 of Adam, epochs,
     and from its record the steps, their product with the rate over the published one, where a scale that no loss holds
-    ends by that schedule, validation max F-measure and MAE, gammas below 1e-2 and 1e-20, images a second and the
-    hardware. A try without a record has empty cells. "kept as" names the preset that has its numbers."""
+    ends by that schedule, validation max F-measure and MAE, gammas below 1e-2 and 1e-20, severed layers, images a
+    second and the hardware. A try without a record has empty cells. "kept as" names the preset that has its numbers."""
     rows = []
     for preset in TRIED:
         row = {
@@ -39,6 +40,7 @@ def tried(place: Path = records.RESULTS) -> pd.DataFrame:
                 "validation MAE": last["validation_mae"],
                 "gammas below 1e-2": last["gammas_below_1e-2"],
                 "gammas below 1e-20": last["gammas_below_1e-20"],
+                "severed layers": severed([record]),
                 "images/s": last["images_per_second"],
                 "hardware": record.data["hardware"],
             }

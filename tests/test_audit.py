@@ -13,6 +13,7 @@ from sodlib.channels import ChannelPlan, plan_channels
 from sodlib.cost import MACC_KINDS, macc_by_part
 from sodlib.csnet import CSNet
 from sodlib.data import find_set
+from sodlib.decay import gammas
 from sodlib.octconv import WEIGHT_FACTOR
 from sodlib.page import Page
 from sodlib.pruning import keep_above, scores
@@ -33,6 +34,11 @@ def test_committed_counts_are_those_of_the_released_networks(golden, released):
     row, variances = counted.loc["CSNet×2-L"], audit.variances(released)
     assert row["weak_channels"] == (variances < 1e-5 * WEIGHT_FACTOR**2).sum()
     assert row["median_variance"] == pytest.approx(np.median(variances), rel=1e-5)
+    by_layer = {}
+    for name, gamma in gammas(released).items():
+        by_layer.setdefault(name.partition(".bns.")[0], []).append(gamma.detach().abs().max().item())
+    assert len(by_layer) == 54
+    assert row["weakest_layer"] == pytest.approx(min(map(max, by_layer.values())), rel=1e-5)
     state = tensors(np.load(golden / "csnet-L-x2.npz"))
     batches = {int(value) for name, value in state.items() if name.endswith("num_batches_tracked")}
     assert batches == {row["batches_counted"]}

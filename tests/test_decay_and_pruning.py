@@ -61,7 +61,7 @@ def test_written_decay_is_signed_and_decoupled():
 def test_what_each_decay_exempts():
     model = sodlib.csnet()
     count = len(list(model.parameters()))
-    for decay, exempt in (("standard", 0), ("dynamic", 66), ("dynamic-written", 99)):
+    for decay, exempt in (("standard", 0), ("dynamic", 66), ("dynamic-throughout", 99), ("dynamic-written", 99)):
         groups = parameter_groups(model, decay, 0.1)
         assert [group["weight_decay"] for group in groups] == ([0.1, 0.0] if exempt else [0.1])
         assert [len(group["params"]) for group in groups] == ([count - exempt, exempt] if exempt else [count])

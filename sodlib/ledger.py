@@ -21,6 +21,7 @@ from .description import Run
 from .evidence import Estimate, Evidence, same_sign
 from .records import Record
 from .sensitivity import p_value, sensitivity
+from .severing import severed
 from .study import (
     DECAY_WEIGHTS,
     DECAYS_COMPARED,
@@ -96,7 +97,8 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         "c": kept("Figure 11", PRETRAINED, "What it ends at (Table 7)", [
             ("scratch over ten ImageNet classes", pruned(STARTS[""]), pruned(STARTS["folder"])),
             ("scratch over categories of DUTS-TR", pruned(STARTS[""]), pruned(STARTS["categories"])),
-        ], "a short training, to which a pre-training adds steps; ten classes stand in for ImageNet"),
+        ], _budget(found["Figure 11"], {"the pre-trained networks": STARTS["folder"]})
+           + "; a pre-training adds steps to it; ten classes stand in for ImageNet"),
         "d": tasks,
         "headline": _headline(trained),
         "compression": _compression(found["Table 11"]),
@@ -117,7 +119,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
                 *((f"fusion at {split}", 1.0, Run(split=split), Run(network="extractor", split=split))
                   for split in SPLITS),
                 *((f"CSNet-L ×2 over CSNet {split}", 1.0, pruned(X2), Run(split=split)) for split in SPLITS),
-            ]),
+            ], _budget(found["Table 6"], {name: Run(network=name.lower()) for name in ("Extractor", "Vanilla")})),
             _size(found["Table 6"], "CSNet-L ×2 and CSNet 5/5", pruned(X2), x1, 1.0),
             _blocks(found["Table 6"]),
         ),
@@ -150,7 +152,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         ]),
         "figure14": compared("Figure 14", TRAINING, "Learning curves, and the test error over the epochs (Figure 14)", [
             ("MAE, dynamic over standard", -1.0, x1, standard, "mae"),
-        ]),
+        ], _budget(found["Figure 14"], {run.decay + " decay": run for run in (standard, x1)})),
     }  # fmt: skip
 
 
@@ -205,6 +207,12 @@ def _blocks(item: Evidence) -> Entry:
 def _said(names: Sequence[str], ours: Sequence[Estimate], signs: Sequence[str]) -> str:
     parts = zip(names, ours, signs, strict=True)
     return "; ".join(f"{name} {one} [{sign}]" if str(one) else f"{name} [{sign}]" for name, one, sign in parts)
+
+
+def _budget(item: Evidence, runs: Mapping[str, Run]) -> str:
+    """BUDGET as a cause, and those of the runs, by name, that it has severed layers of."""
+    names = [name for name, run in runs.items() if severed(item.of(run)) > 0]
+    return BUDGET + (f", which severs layers of {' and '.join(names)} (page 02)" if names else "")
 
 
 def _parameters(run: Run) -> int:
@@ -326,4 +334,5 @@ def _gap(item: Evidence) -> Entry:
     said = f"scales below {item.preset.redundant:g}: dynamic {dynamic:.0%}, standard {standard:.0%}"
     said += f"; between {GAP[0]:g} and {GAP[1]:g}: dynamic {dynamic_between:.0%}, standard {standard_between:.0%}"
     section = "The distribution of gamma (Figure 5)"
-    return Entry(said, (holds(dynamic > standard + MORE),), TRAINING, section, "Figure 5", BUDGET)
+    why = _budget(item, {run.decay + " decay": run for run in DECAYS_COMPARED[:2]})
+    return Entry(said, (holds(dynamic > standard + MORE),), TRAINING, section, "Figure 5", why)

@@ -33,10 +33,16 @@ def largest_scales(record: Record) -> dict[str, float]:
     return largest
 
 
+def severed_layers(record: Record) -> list[str]:
+    """The names of the layers that are severed, in order."""
+    return [layer for layer, scale in largest_scales(record).items() if scale < FADED]
+
+
 def severed(records: Sequence[Record]) -> float:
     """How many layers are severed, mean over the records. NaN without a record or without ILBlocks."""
-    largest = [list(largest_scales(record).values()) for record in records]
-    return float((np.array(largest) < FADED).sum(1).mean()) if largest and largest[0] else float("nan")
+    if not records or not largest_scales(records[0]):
+        return float("nan")
+    return float(np.mean([len(severed_layers(record)) for record in records]))
 
 
 @torch.no_grad()

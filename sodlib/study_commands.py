@@ -21,6 +21,7 @@ from .errors import SodlibError
 from .pixels import open_pixels
 from .presets import PRESETS, preset_named
 from .progress import Lines, duration, observer
+from .severing import severed_layers
 from .unfinished import Paused
 
 app = typer.Typer(no_args_is_help=True, help="The declared runs of all tables and figures.")
@@ -185,8 +186,10 @@ _TOLD = {
 
 
 def show(record: records.Record) -> None:
-    """Print what a record says in two lines."""
+    """Print what a record says in a few lines."""
     typer.echo(f"{record.key}: {record.data['parameters']:,} parameters")
+    if cut := severed_layers(record):
+        typer.echo(f"  nothing passes {len(cut)} of its layers (severed, page 02); the first is {cut[0]}")
     for name, by_protocol in record.data["scores"].items():
         for kind in _TOLD.keys() & by_protocol.keys():
             typer.echo(f"  {name} ({by_protocol[kind]['images']} images): {_TOLD[kind].format(**by_protocol[kind])}")

@@ -9,7 +9,8 @@ import torch
 import sodlib
 from sodlib.decay import gammas
 from sodlib.records import Record
-from sodlib.severing import FADED, largest_scales, reliance, severed
+from sodlib.severing import FADED, largest_scales, reliance, severed, severed_layers
+from sodlib.study_commands import show
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def model():
 
 def recorded(model, folder):
     folder.mkdir()
-    (folder / "record.json").write_text(json.dumps({}))
+    (folder / "record.json").write_text(json.dumps({"parameters": 210_985, "scores": {}}))
     np.savez(
         folder / "arrays.npz", **{f"gamma/{name}": gamma.detach().numpy() for name, gamma in gammas(model).items()}
     )
@@ -33,7 +34,7 @@ def sever(model, layer):
             gamma.data.mul_(FADED / 10)
 
 
-def test_a_layer_is_severed_when_all_its_scales_are_near_zero(model, tmp_path):
+def test_a_layer_is_severed_when_all_its_scales_are_near_zero(model, tmp_path, capsys):
     whole = recorded(model, tmp_path / "whole")
     assert len(largest_scales(whole)) == 54 and severed([whole]) == 0
     # One resolution of two is left: the layer still hands on.
@@ -42,9 +43,13 @@ def test_a_layer_is_severed_when_all_its_scales_are_near_zero(model, tmp_path):
     sever(model, "stage3.2.conv3x3_2")
     sever(model, "stage4.0.conv1x1")
     cut = recorded(model, tmp_path / "cut")
-    assert [name for name, value in largest_scales(cut).items() if value < FADED] == [
-        "stage3.2.conv3x3_2",
-        "stage4.0.conv1x1",
+    assert severed_layers(cut) == ["stage3.2.conv3x3_2", "stage4.0.conv1x1"]
+    show(whole)
+    show(cut)
+    assert capsys.readouterr().out.splitlines() == [
+        "whole: 210,985 parameters",
+        "cut: 210,985 parameters",
+        "  nothing passes 2 of its layers (severed, page 02); the first is stage3.2.conv3x3_2",
     ]
     assert severed([whole, cut]) == 1
     assert np.isnan(severed([]))

@@ -36,6 +36,7 @@ from .study import (
     STARTS,
     TABLE_7,
     TRANSFERS,
+    VANILLA,
     WITHOUT,
     X1_5,
     X2,
@@ -69,6 +70,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
     ratio = replace(X2, pruning=Pruning(parameters=RATIO_SIZES[1]))
     filters = {name: Pruning(name, parameters=FILTER_SIZE) for name in ("l1", "geometric-median")}
     tuned, linear = TRANSFERS["all"], TRANSFERS["linear"]
+    chains = {"Extractor": Run(network="extractor"), "Vanilla": found["Table 6"].chosen(VANILLA)}
 
     def pruned(run: Run) -> Run:
         return replace(run, pruning=REDUNDANT)
@@ -119,7 +121,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
                 *((f"fusion at {split}", 1.0, Run(split=split), Run(network="extractor", split=split))
                   for split in SPLITS),
                 *((f"CSNet-L ×2 over CSNet {split}", 1.0, pruned(X2), Run(split=split)) for split in SPLITS),
-            ], _budget(found["Table 6"], {name: Run(network=name.lower()) for name in ("Extractor", "Vanilla")})),
+            ], _budget(found["Table 6"], chains)),
             _size(found["Table 6"], "CSNet-L ×2 and CSNet 5/5", pruned(X2), x1, 1.0),
             _blocks(found["Table 6"]),
         ),
@@ -197,7 +199,7 @@ def _size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entr
 
 def _blocks(item: Evidence) -> Entry:
     """In-layer multi-scale blocks against vanilla ones, where both have learned more than the mean mask."""
-    runs = Run(network="extractor"), Run(network="vanilla")
+    runs = Run(network="extractor"), item.chosen(VANILLA)
     lost = item.difference(*runs)
     blind = not (np.isnan(lost.value) or all(map(item.knows_more, runs)))
     sign = "no more than the mean mask" if blind else no_loss(lost)

@@ -47,6 +47,7 @@ VANILLA = (Run(network="vanilla"), Run(network="vanilla", learning_rate=2e-4))
 #: all of whose scales have vanished.
 SEVERED = "Severed layers"
 BUILT = {(name, decay): Run(network=name.lower(), decay=decay) for name in ("CSNet", "Extractor") for decay in DECAYS}
+BUILT |= dict(zip((("Vanilla", "dynamic"), ("Vanilla, lower rate", "dynamic")), VANILLA, strict=True))
 CENTRE = Run(network=MEAN_MASK)
 THRESHOLDS = (1e-2, 8e-3, 6e-3, 5e-3, 3e-3, 1e-3, 1e-5, 1e-10, 1e-15, 1e-20)
 #: The sizes of Table 10's fixed ratios (38 % and 51 % of CSNet-x2's parameters) and of Table 9's rows.

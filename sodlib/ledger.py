@@ -154,7 +154,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         ]),
         "figure14": compared("Figure 14", TRAINING, "Learning curves, and the test error over the epochs (Figure 14)", [
             ("MAE, dynamic over standard", -1.0, x1, standard, "mae"),
-        ], _budget(found["Figure 14"], {run.decay + " decay": run for run in (standard, x1)})),
+        ], _budget(found["Figure 14"], _by_decay(standard, x1))),
     }  # fmt: skip
 
 
@@ -215,6 +215,10 @@ def _budget(item: Evidence, runs: Mapping[str, Run]) -> str:
     """BUDGET as a cause, and those of the runs, by name, that it has severed layers of."""
     names = [name for name, run in runs.items() if severed(item.of(run)) > 0]
     return BUDGET + (f", which severs layers of {' and '.join(names)} (page 02)" if names else "")
+
+
+def _by_decay(*runs: Run) -> dict[str, Run]:
+    return {f"the network with {run.decay} decay": run for run in runs}
 
 
 def _parameters(run: Run) -> int:
@@ -336,5 +340,5 @@ def _gap(item: Evidence) -> Entry:
     said = f"scales below {item.preset.redundant:g}: dynamic {dynamic:.0%}, standard {standard:.0%}"
     said += f"; between {GAP[0]:g} and {GAP[1]:g}: dynamic {dynamic_between:.0%}, standard {standard_between:.0%}"
     section = "The distribution of gamma (Figure 5)"
-    why = _budget(item, {run.decay + " decay": run for run in DECAYS_COMPARED[:2]})
+    why = _budget(item, _by_decay(*DECAYS_COMPARED[:2]))
     return Entry(said, (holds(dynamic > standard + MORE),), TRAINING, section, "Figure 5", why)

@@ -136,6 +136,7 @@ def _declare() -> Iterable[Declared]:
                     "Table 6")  # fmt: skip
     yield from each([*VANILLA, *pruned(Run(), REDUNDANT), *pruned(X2, REDUNDANT)], "Table 6")
 
+    # Which layers the decay severs, with and without fusion.
     yield from each([CENTRE, *BUILT.values()], SEVERED)
 
     # Table 7 and Figures 1 and 12: the networks of this paper and those that it is compared with.

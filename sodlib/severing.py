@@ -2,7 +2,7 @@
 
 ILBlocks have no shortcut around them. Where all scales gamma of one layer come near zero, nothing of the photograph
 passes it, and no gradient comes back: it stays so. Cross-stage fusion hands the stages before it on; a network without
-fusion is cut in two.
+fusion would be cut in two.
 """
 
 from __future__ import annotations

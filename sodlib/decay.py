@@ -75,7 +75,7 @@ class DynamicWeightDecay:
     def __init__(self, model: CSNet, form: str = "dynamic", weight: float = DYNAMIC_WEIGHT) -> None:
         if form not in DECAYS[1:]:
             raise SodlibError(f"unknown form of dynamic decay {form!r}; choose one of {', '.join(DECAYS[1:])}")
-        self.form, self.weight = form, weight
+        self.written, self.weight = form == "dynamic-written", weight
         self.gammas = {name: gamma for name, gamma in gammas(model).items() if gamma.requires_grad}
         self._pooled: dict[str, Tensor] = {}
         self._hooks = [unit.register_forward_hook(self._watch(name)) for name, unit in block_units(model)]
@@ -95,7 +95,7 @@ class DynamicWeightDecay:
         """M(x) of one gamma, `[C]`: the pooled features of the latest batch, averaged over it; each sample's
         mean with its sign for "dynamic-written", in absolute value for the others."""
         pooled = self._pooled[name]
-        return (pooled if self.form == "dynamic-written" else pooled.abs()).mean(0)
+        return (pooled if self.written else pooled.abs()).mean(0)
 
     def metrics(self) -> list[Tensor]:
         """M(x) of every gamma, in the order of `gammas`."""

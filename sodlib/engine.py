@@ -49,7 +49,7 @@ class Engine:
     ) -> None:
         if speed not in SPEEDS:
             raise SodlibError(f"unknown speed {speed!r}; choose one of {', '.join(SPEEDS)}")
-        self.model, self.decay = model.to(memory_format=torch.channels_last), decay
+        self.model = model.to(memory_format=torch.channels_last)
         self.loss = loss or model.loss
         self._fast = speed == "fast" and not distributed.joined()
         self.device = next(model.parameters()).device
@@ -107,10 +107,10 @@ class Engine:
         metrics = [] if self.dynamic is None else self.dynamic.metrics()
         loss, gradients = loss.detach(), [parameter.grad for parameter in self._tuned().values()]
         distributed.average([loss, *gradients, *metrics])
-        if self.decay in ("dynamic", "dynamic-throughout"):
+        if self.dynamic and not self.dynamic.written:
             self.dynamic.add_gradients(metrics)
         self.optimizer.step()
-        if self.decay == "dynamic-written":
+        if self.dynamic and self.dynamic.written:
             self.dynamic.shrink(self._rate, metrics)
         return loss
 

@@ -56,10 +56,19 @@ class Record:
         with np.load(self.folder / "arrays.npz") as arrays:
             return dict(arrays)
 
+    @cached_property
+    def scales_by_layer(self) -> dict[str, np.ndarray]:
+        """|gamma| of the channels of every layer inside the ILBlocks ("stage3.0.conv1x1"), its resolutions one after
+        the other, in order. Empty for a network without ILBlocks."""
+        layers: dict[str, list[np.ndarray]] = {}
+        for name, values in self.arrays.items():
+            if name.startswith("gamma/"):
+                layers.setdefault(name.removeprefix("gamma/").partition(".bns.")[0], []).append(np.abs(values))
+        return {layer: np.concatenate(values) for layer, values in layers.items()}
+
     def scales(self, layers: str = "") -> np.ndarray:
         """|gamma| of all channels inside the ILBlocks, or of those layers whose name begins so ("stage3.")."""
-        prefix = f"gamma/{layers}"
-        return np.abs(np.concatenate([values for name, values in self.arrays.items() if name.startswith(prefix)]))
+        return np.concatenate([values for name, values in self.scales_by_layer.items() if name.startswith(layers)])
 
     def by_image(self, test_set: str, protocol: str = "released") -> dict[str, Any]:
         """Precision and recall at some thresholds and MAE of every image of a test set, for `metrics.bootstrap` and

@@ -25,12 +25,7 @@ FADED = 1e-5
 def largest_scales(record: Record) -> dict[str, float]:
     """The largest |gamma| of every layer inside the ILBlocks, over channels and resolutions, by name
     ("stage3.0.conv1x1"), in order. Empty for a network without ILBlocks."""
-    largest: dict[str, float] = {}
-    for name, values in record.arrays.items():
-        if name.startswith("gamma/"):
-            layer = name.removeprefix("gamma/").partition(".bns.")[0]
-            largest[layer] = max(largest.get(layer, 0.0), float(np.abs(values).max()))
-    return largest
+    return {layer: float(values.max()) for layer, values in record.scales_by_layer.items()}
 
 
 def severed_layers(record: Record) -> list[str]:

@@ -16,8 +16,10 @@ from sodlib.data import find_set
 from sodlib.decay import gammas
 from sodlib.octconv import WEIGHT_FACTOR
 from sodlib.page import Page
+from sodlib.pixels import open_pixels
 from sodlib.pruning import keep_above, scores
 from sodlib.records import Record
+from sodlib.severing import reliance
 
 
 def test_committed_counts_are_those_of_the_released_networks(golden, released):
@@ -39,6 +41,9 @@ def test_committed_counts_are_those_of_the_released_networks(golden, released):
         by_layer.setdefault(name.partition(".bns.")[0], []).append(gamma.detach().abs().max().item())
     assert len(by_layer) == 54
     assert row["weakest_layer"] == pytest.approx(min(map(max, by_layer.values())), rel=1e-5)
+    squares, _ = open_pixels(find_set("cutouts/test")).squares(range(32), 224)
+    for stage, change in reliance(released, squares).items():
+        assert row[f"reliance_{stage}"] == pytest.approx(change, abs=1e-4)
     state = tensors(np.load(golden / "csnet-L-x2.npz"))
     batches = {int(value) for name, value in state.items() if name.endswith("num_batches_tracked")}
     assert batches == {row["batches_counted"]}

@@ -12,6 +12,7 @@ from . import networks
 from .beyond import way_named
 from .decay import DYNAMIC_WEIGHT, STANDARD_WEIGHT
 from .errors import SodlibError
+from .mean_mask import MEAN_MASK
 from .presets import Preset, preset_named
 
 #: The weight of standard decay that leaves every stage its channels in a short training: of the five weights of Figure
@@ -191,6 +192,8 @@ class Run:
 
 #: The weight of standard decay of the networks that this paper compares with: that of the released CSF.
 OTHER_WEIGHT = 5e-4
+#: What a network scores that has only learned where objects usually lie.
+CENTRE = Run(network=MEAN_MASK)
 #: Of its two learning rates at `brief`, the one with the better validation score.
 TEACHER = Run(network="csf-efficientnet-lite0", pretrained=True, decay="standard", decay_weight=OTHER_WEIGHT,
               learning_rate=5e-4)  # fmt: skip

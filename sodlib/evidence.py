@@ -12,9 +12,8 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from .data import WHOLE
-from .description import Run
+from .description import CENTRE, Run
 from .errors import SodlibError
-from .mean_mask import MEAN_MASK
 from .metrics import drawn_scores, interval, resample
 from .plots import LABELS
 from .presets import PUBLISHED_BATCH, PUBLISHED_STEPS, Preset
@@ -29,12 +28,14 @@ KNOWS_MORE = 0.005
 @dataclass(frozen=True)
 class Estimate:
     """A number with the ends of its 95 % interval; NaN where its runs are not recorded. `luck`: of a difference, what
-    could come from seeds that the interval does not know."""
+    could come from seeds that the interval does not know. `blind`: one of its networks has learned no more than where
+    objects usually lie."""
 
     value: float
     low: float
     high: float
     luck: float = 0.0
+    blind: bool = False
 
     @property
     def span(self) -> str:
@@ -44,9 +45,12 @@ class Estimate:
     @property
     def sign(self) -> str:
         """Of a difference: "higher", "lower", "not told apart" where the interval holds zero, "within a seed's luck"
-        where it is smaller than that, "not known with one seed" where that is not known, or "not recorded"."""
+        where it is smaller than that, "not known with one seed" where that is not known, "no more than the mean mask"
+        of a blind network, which says nothing of how it is built, or "not recorded"."""
         if np.isnan(self.value):
             return "not recorded"
+        if self.blind:
+            return "no more than the mean mask"
         if self.low <= 0 <= self.high:
             return "not told apart"
         if np.isnan(self.luck):
@@ -114,20 +118,21 @@ class Evidence:
 
     def difference(self, first: Run, second: Run, measure: str = "max_f") -> Estimate:
         """How far the first lies above the second, paired: every draw takes the same images for both, and seeds by
-        pairs. With one seed, two trainings also differ by its luck."""
+        pairs. With one seed, two trainings also differ by its luck. Blind where the item has the mean mask to tell."""
         # Where one of the two is not recorded there is no pair.
         pairs = zip(self.of(first), self.of(second), strict=False)
         estimate = self._estimate([self._drawn(one)[measure] - self._drawn(other)[measure] for one, other in pairs])
-        trainings = {
-            replace(run, pruning=None, activation_map="") for run in (first, second) if run.network != MEAN_MASK
-        }
+        networks = {run for run in (first, second) if run != CENTRE}
+        if self.records.get(CENTRE) and len(networks) == 2 and not all(map(self.knows_more, networks)):
+            estimate = replace(estimate, blind=True)
+        trainings = {replace(run, pruning=None, activation_map="") for run in networks}
         if len(self.seeds) > 1 or len(trainings) < 2:
             return estimate
         return replace(estimate, luck=self.luck.get(measure, np.nan))
 
     def knows_more(self, run: Run) -> bool:
         """Whether a network has learned more than where objects usually lie."""
-        return self.difference(run, Run(network=MEAN_MASK)).low > KNOWS_MORE
+        return self.difference(run, CENTRE).low > KNOWS_MORE
 
     def parameters(self, run: Run) -> float:
         """The mean over the seeds; NaN without a record."""
@@ -273,31 +278,6 @@ def provenance(found: Iterable[Evidence]) -> str:
         + "."
         for several in by_preset.values()
     )
-
-
-def effects(rows: Iterable[tuple[str, float | None, Estimate]]) -> pd.DataFrame:
-    """Differences in max F-measure that the paper claims, a row each: what is compared, the paper's difference (None
-    where it prints none), ours with its 95 % interval, and whether the sign is the paper's."""
-    table = [
-        {
-            "difference in max F": name,
-            "paper": np.nan if printed is None else printed,
-            "ours": ours.value,
-            "ours, 95 %": "" if np.isnan(ours.value) else f"{ours.low:+.3f} to {ours.high:+.3f}",
-            "here": same_sign(printed, ours),
-        }
-        for name, printed, ours in rows
-    ]
-    return pd.DataFrame(table)
-
-
-def same_sign(printed: float | None, ours: Estimate) -> str:
-    """How a difference of ours stands to the paper's: "as in the paper", "opposite", or "not told apart" from zero;
-    where the paper prints none or zero, only "higher" or "lower"; "within a seed's luck"; "not recorded" without
-    ours."""
-    if not printed or ours.sign not in ("higher", "lower"):
-        return ours.sign
-    return "as in the paper" if (ours.value > 0) == (printed > 0) else "opposite"
 
 
 def epochs_to(by_seed: np.ndarray, level: float) -> float:

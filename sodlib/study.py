@@ -13,10 +13,9 @@ from .activation_maps import METHODS
 from .beyond import WAYS
 from .classifier import TUNED
 from .decay import DECAYS
-from .description import OTHER_WEIGHT, PRETRAININGS, SHORT_WEIGHT, TEACHER, Classification, Pruning, Run
+from .description import CENTRE, OTHER_WEIGHT, PRETRAININGS, SHORT_WEIGHT, TEACHER, Classification, Pruning, Run
 from .errors import SodlibError
 from .labels import CATEGORIES
-from .mean_mask import MEAN_MASK
 from .presets import EVIDENCE
 
 
@@ -51,7 +50,6 @@ BUILT |= dict(zip((("Vanilla", "dynamic"), ("Vanilla, lower rate", "dynamic")), 
 #: Not in the paper: the released decay and the same without its slip, before pruning and at the sizes above.
 SLIP = "Slip of the release"
 SLIP_COMPARED = tuple(Run(decay=decay) for decay in ("dynamic", "dynamic-throughout"))
-CENTRE = Run(network=MEAN_MASK)
 THRESHOLDS = (1e-2, 8e-3, 6e-3, 5e-3, 3e-3, 1e-3, 1e-5, 1e-10, 1e-15, 1e-20)
 #: The sizes of Table 10's fixed ratios (38 % and 51 % of CSNet-x2's parameters) and of Table 9's rows.
 RATIO_SIZES, FILTER_SIZE = (300_000, 400_000), 227_000

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from .evidence import Estimate
 
@@ -15,7 +16,7 @@ AGREES, OPPOSITE = "as in the paper", "opposite"
 
 
 def verdict(signs: Sequence[str]) -> str:
-    """One word from how each part of a claim stands to the paper (`evidence.same_sign`): "reproduced" where all parts
+    """One word from how each part of a claim stands to the paper (`same_sign`): "reproduced" where all parts
     agree, "partly" where some do, "not reproduced" where none does and one is opposite, "open" where nothing could be
     told apart at this budget, "not testable here" without any part."""
     if not signs:
@@ -30,12 +31,39 @@ def no_loss(difference: Estimate, margin: float = MARGIN) -> str:
     -margin, opposite where it lies below."""
     if np.isnan(difference.value):
         return "not recorded"
+    if difference.blind:
+        return difference.sign
     return AGREES if difference.low > -margin else OPPOSITE if difference.high < -margin else "not told apart"
 
 
 def holds(value: bool) -> str:
     """The sign of a part that is a fact and no estimate."""
     return AGREES if value else OPPOSITE
+
+
+def effects(rows: Iterable[tuple[str, float | None, Estimate]]) -> pd.DataFrame:
+    """Differences in max F-measure that the paper claims, a row each: what is compared, the paper's difference (None
+    where it prints none), ours with its 95 % interval, and whether the sign is the paper's."""
+    table = [
+        {
+            "difference in max F": name,
+            "paper": np.nan if printed is None else printed,
+            "ours": ours.value,
+            "ours, 95 %": "" if np.isnan(ours.value) else f"{ours.low:+.3f} to {ours.high:+.3f}",
+            "here": same_sign(printed, ours),
+        }
+        for name, printed, ours in rows
+    ]
+    return pd.DataFrame(table)
+
+
+def same_sign(printed: float | None, ours: Estimate) -> str:
+    """How a difference of ours stands to the paper's: "as in the paper", "opposite", or "not told apart" from zero;
+    where the paper prints none or zero, only "higher" or "lower"; "within a seed's luck"; "not recorded" without
+    ours."""
+    if not printed or ours.sign not in ("higher", "lower"):
+        return ours.sign
+    return AGREES if (ours.value > 0) == (printed > 0) else OPPOSITE
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from matplotlib import pyplot as plt
 
 import sodlib
 from sodlib import charts, metrics, paper, study
-from sodlib.description import Run
-from sodlib.evidence import Estimate, Evidence, effects, provenance, same_sign
+from sodlib.description import CENTRE, Run
+from sodlib.evidence import Estimate, Evidence, provenance
 from sodlib.presets import preset_named
+from sodlib.verdicts import effects, no_loss, same_sign
 
 IMAGES = 60
 
@@ -76,6 +77,18 @@ def test_differences_are_paired():
     assert both.difference(FIRST, SECOND, "mae").sign == "lower"
     same = both.difference(FIRST, FIRST)
     assert (same.value, same.low, same.high) == (0, 0, 0) and same.sign == "not told apart"
+
+
+def test_a_network_that_knows_no_more_than_the_mean_mask_settles_nothing():
+    both = replace(evidence([Recorded(shift=0.05)], [Recorded()]), luck={"max_f": 1e-4, "mae": 1e-4})
+    told = replace(both, records=both.records | {CENTRE: (Recorded(),)})
+    assert told.knows_more(FIRST) and not told.knows_more(SECOND)
+    for measure in ("max_f", "mae"):
+        expected, blind = both.difference(FIRST, SECOND, measure), told.difference(FIRST, SECOND, measure)
+        assert (blind.value, blind.low, blind.high) == (expected.value, expected.low, expected.high)
+        assert blind.sign == "no more than the mean mask" == same_sign(0.1, blind) == no_loss(blind)
+    assert told.difference(FIRST, CENTRE).sign == "higher"
+    assert replace(both, records=both.records | {CENTRE: ()}).difference(FIRST, SECOND).sign == "higher"
 
 
 def test_seeds_that_disagree_widen_the_interval():

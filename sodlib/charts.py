@@ -189,10 +189,19 @@ def decay_weights(lines: Mapping[str, pd.DataFrame], where: str) -> Figure:
         axis.errorbar(
             table["macc_g"], table["max_f"], errors, fmt="o-", ms=5, capsize=2.5, color=DECAY_COLORS[decay], label=decay
         )
-        # At the ends of the intervals, above the first line and below the second: points may lie close together.
+        # At the ends of the intervals, above the first line and below the second, and where two points of a line are
+        # next to each other, apart.
         end, away, side = ("high", 4, "bottom") if place == 0 else ("low", -4, "top")
         for weight, x, y in table[["weight", "macc_g", end]].to_numpy():
-            beside = {"xytext": (0, away), "textcoords": "offset points", "ha": "center", "va": side, "rotation": 90}
+            neighbours = [other for other in table["macc_g"] if 0 < abs(other - x) < 0.004]
+            apart = 5 * np.sign(x - neighbours[0]) if neighbours else 0
+            beside = {
+                "xytext": (apart, away),
+                "textcoords": "offset points",
+                "ha": "center",
+                "va": side,
+                "rotation": 90,
+            }
             axis.annotate(f"{weight:g}", (x, y), fontsize=8, color=DECAY_COLORS[decay], **beside)
     axis.margins(y=0.15)
     axis.set(xlabel="MACC after pruning (G), 224 × 224", ylabel=f"max F ({where})")

@@ -28,12 +28,14 @@ def verdict(signs: Sequence[str]) -> str:
 
 def no_loss(difference: Estimate, margin: float = MARGIN) -> str:
     """How a difference stands to the claim that nothing is lost: as in the paper where the whole interval lies above
-    -margin, opposite where it lies below."""
+    -margin, opposite where it lies below; a seed's luck widens it."""
     if np.isnan(difference.value):
         return "not recorded"
-    if difference.blind:
+    if difference.blind or np.isnan(difference.luck):
         return difference.sign
-    return AGREES if difference.low > -margin else OPPOSITE if difference.high < -margin else "not told apart"
+    low = min(difference.low, difference.value - difference.luck)
+    high = max(difference.high, difference.value + difference.luck)
+    return AGREES if low > -margin else OPPOSITE if high < -margin else "not told apart"
 
 
 def holds(value: bool) -> str:

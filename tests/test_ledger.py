@@ -34,6 +34,9 @@ def test_no_loss_needs_the_whole_interval():
     assert no_loss(Estimate(-0.03, -0.04, -0.02)) == OPPOSITE
     assert no_loss(Estimate(0.0, -0.02, 0.02)) == "not told apart"
     assert no_loss(Estimate(*[math.nan] * 3)) == "not recorded"
+    assert no_loss(Estimate(0.01, 0.005, 0.015, luck=0.019)) == AGREES
+    assert no_loss(Estimate(0.01, 0.005, 0.015, luck=0.021)) == "not told apart"
+    assert no_loss(Estimate(-0.03, -0.04, -0.02, luck=0.021)) == "not told apart"
 
 
 def test_every_claim_has_its_row():

@@ -70,7 +70,8 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
     ratio = replace(X2, pruning=Pruning(parameters=RATIO_SIZES[1]))
     filters = {name: Pruning(name, parameters=FILTER_SIZE) for name in ("l1", "geometric-median")}
     tuned, linear = TRANSFERS["all"], TRANSFERS["linear"]
-    chains = {"Extractor": Run(network="extractor"), "Vanilla": found["Table 6"].chosen(VANILLA)}
+    of_table6 = {"Extractor": Run(network="extractor"), "Vanilla": found["Table 6"].chosen(VANILLA)}
+    of_table6 |= {"CSNet ×1": x1, "CSNet ×2": X2}
 
     def pruned(run: Run) -> Run:
         return replace(run, pruning=REDUNDANT)
@@ -121,7 +122,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
                 *((f"fusion at {split}", 1.0, Run(split=split), Run(network="extractor", split=split))
                   for split in SPLITS),
                 *((f"CSNet-L ×2 over CSNet {split}", 1.0, pruned(X2), Run(split=split)) for split in SPLITS),
-            ], _budget(found["Table 6"], chains)),
+            ], _budget(found["Table 6"], of_table6)),
             _size(found["Table 6"], "CSNet-L ×2 and CSNet 5/5", pruned(X2), x1, 1.0),
             _blocks(found["Table 6"]),
         ),

@@ -200,8 +200,7 @@ def _size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entr
 
 def _blocks(item: Evidence) -> Entry:
     """In-layer multi-scale blocks against vanilla ones, where both have learned more than the mean mask."""
-    runs = Run(network="extractor"), item.chosen(VANILLA)
-    lost = item.difference(*runs)
+    lost = item.difference(Run(network="extractor"), item.chosen(VANILLA))
     sign = no_loss(lost)
     return Entry(f"Extractor 5/5 over Vanilla 5/5 {lost} [{sign}]", (sign,), "", "")
 

@@ -17,7 +17,7 @@ def costs(every: Sequence[Record]) -> pd.DataFrame:
         {
             # Tries for a preset have its name and their numbers.
             "preset": " ".join([(name := record.data["preset"]["name"]).partition("-")[0], *["tries"] * ("-" in name)]),
-            "hardware": record.data["hardware"].split(",")[0],
+            "hardware": _machines(record.data["hardware"]),
             "runs": 1,
             "training (h)": record.data["seconds"] / 3600,
             "scoring (h)": record.data["evaluation_seconds"] / 3600,
@@ -25,6 +25,11 @@ def costs(every: Sequence[Record]) -> pd.DataFrame:
         for record in every
     ]
     return pd.DataFrame(rows).groupby(["preset", "hardware"], as_index=False).sum()
+
+
+def _machines(hardware: str) -> str:
+    """Without the numbers of cores; of a run that was stopped and went on elsewhere, all its machines."""
+    return ", then ".join(machine.split(",")[0] for machine in hardware.split(", then "))
 
 
 def shipped() -> dict[str, Record]:

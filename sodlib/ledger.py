@@ -289,7 +289,7 @@ def _headline(trained: Mapping[str, Record]) -> Entry:
             said.append(f"{name}: {record.data['parameters']:,} parameters, max F {scores['max_f']:.3f} "
                         f"({low:.3f} to {high:.3f}), MAE {scores['mae']:.3f}")  # fmt: skip
             signs.append(holds(high >= HEADLINE_F and record.data["parameters"] < HEADLINE_PARAMETERS))
-    why = "trained here for a small part of the published 300 epochs, by a schedule that also leaves fewer channels"
+    why = "trained here for a small part of the published 300 epochs"
     return Entry("; ".join(said), tuple(signs), COMPARED_WITH, "Scored here with their authors' weights", cause=why)
 
 

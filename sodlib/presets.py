@@ -11,7 +11,7 @@ from .errors import SodlibError
 from .folders import ClassFolder, find_folder
 
 #: Adam's steps times its rate in the published training: 1e-4 for 200 of 300 epochs of 439 steps, then a tenth, a
-#: hundredth. A shorter schedule raises the rate so that this product stays, and redundant gammas reach zero.
+#: hundredth. A shorter schedule has a higher rate, or gammas that no loss holds do not reach zero in it.
 PUBLISHED_STEPS, PUBLISHED_RATE, PUBLISHED_BATCH = 300 * 439, 1e-4, 24
 
 
@@ -110,7 +110,7 @@ PRESETS = {
     )
 }  # fmt: skip
 #: The presets whose records count as evidence, the best first.
-EVIDENCE = ("paper", "fast", "lite", "brief")
+EVIDENCE = ("paper", "fast", FIRST_FAST.name, "lite", "brief")
 
 
 def preset_named(name: str) -> Preset:

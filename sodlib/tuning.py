@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,13 @@ import pandas as pd
 
 from . import records
 from .description import Run
-from .presets import PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS, TRIED, Preset
+from .evidence import Evidence
+from .presets import FIRST_FAST, PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS, TRIED, Preset
 from .severing import severed
 from .training import redundant_scale
+
+#: The two rates of `fast`. The first stays a preset of its own, since its networks are scored.
+RATES = (FIRST_FAST, PRESETS["fast"])
 
 
 def tried(place: Path = records.RESULTS) -> pd.DataFrame:
@@ -20,7 +26,7 @@ def tried(place: Path = records.RESULTS) -> pd.DataFrame:
     ends by that schedule, validation max F-measure and MAE, gammas below 1e-2 and 1e-20, severed layers, images a
     second and the hardware. A try without a record has empty cells. "kept as" names the preset that has its numbers."""
     rows = []
-    for preset in TRIED:
+    for preset in (*TRIED, *RATES):
         row = {
             "tried for": preset.name.partition("-")[0],
             "batch": preset.batch,
@@ -44,7 +50,7 @@ def tried(place: Path = records.RESULTS) -> pd.DataFrame:
                 "images/s": last["images_per_second"],
                 "hardware": record.data["hardware"],
             }
-        kept = [name for name in ("brief", "lite") if _same(PRESETS[name], preset)]
+        kept = [name for name in ("brief", "lite", "fast") if _same(PRESETS[name], preset)]
         rows.append(row | {"kept as": "".join(kept)})
     return pd.DataFrame(rows)
 
@@ -53,10 +59,22 @@ def tried_histories(budget: str, place: Path = records.RESULTS) -> dict[str, lis
     """The histories of the recorded tries for a preset with the released beta2, by learning rate."""
     found = {
         preset.learning_rate: records.find(Run().key(preset.name), place)
-        for preset in TRIED
+        for preset in (*TRIED, *RATES)
         if preset.name.partition("-")[0] == budget and preset.beta2 == Preset.beta2
     }
     return {f"{rate:g}": [record.data["history"]] for rate, record in sorted(found.items()) if record}
+
+
+def at_rates(runs: Iterable[Run], place: Path = records.RESULTS) -> Evidence:
+    """The records of these runs at both rates of `fast`, each run named with its learning rate."""
+    found = {
+        replace(run, learning_rate=preset.learning_rate): records.find(run.key(preset.name), place)
+        for run in runs
+        for preset in RATES
+    }
+    return Evidence(
+        "Learning rate", RATES[1], (0,), {run: (record,) if record else () for run, record in found.items()}
+    )
 
 
 def _same(first: Preset, second: Preset) -> bool:

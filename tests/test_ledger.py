@@ -84,6 +84,8 @@ def test_costs_count_every_record():
     assert costs["runs"].sum() == len(every)
     hours = sum(record.data["seconds"] for record in every) / 3600
     assert costs["training (h)"].sum() == pytest.approx(hours)
+    moved = [record for record in every if ", then " in record.data["hardware"]]
+    assert moved and costs["hardware"].str.contains(", then ").sum() > 0, "no hour of one machine is another's"
 
 
 def test_one_photograph_side_by_side():

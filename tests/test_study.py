@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sodlib
-from sodlib import integrity, labels, records, runs, scoring, study
+from sodlib import integrity, labels, records, runs, scoring, study, tuning
 from sodlib.data import find_set
 from sodlib.description import Pruning, Run
 from sodlib.mean_mask import mean_mask
@@ -18,7 +18,7 @@ from sodlib.metrics import bootstrap, interval, score, score_batch
 from sodlib.page import Page
 from sodlib.pixels import open_pixels
 from sodlib.prediction import quantise
-from sodlib.presets import EVIDENCE, PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS
+from sodlib.presets import EVIDENCE, FIRST_FAST, PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS
 from sodlib.runs import Surroundings
 from sodlib.study import STUDY
 from sodlib.training import Recipe, learning_rate_at, redundant_scale, seed_everything, train, validate
@@ -256,10 +256,19 @@ def test_keys_depend_on_every_choice():
 
 
 def test_long_presets_keep_rate_times_steps():
-    """DUTS-TR without its validation split fills 418 batches of 24; a short schedule raises the rate instead."""
-    for name in ("fast", "paper"):
-        preset = PRESETS[name]
+    """DUTS-TR without its validation split fills 418 batches of 24; the first short schedule raised the rate."""
+    for preset in (FIRST_FAST, PRESETS["paper"]):
         assert preset.learning_rate * preset.epochs * 418 == pytest.approx(PUBLISHED_RATE * PUBLISHED_STEPS, rel=0.06)
+
+
+def test_both_rates_of_a_preset_stand_side_by_side():
+    found = tuning.at_rates([Run()])
+    assert {run.learning_rate for run in found.records} == {preset.learning_rate for preset in tuning.RATES}
+    for (run, several), preset in zip(found.records.items(), tuning.RATES, strict=True):
+        assert [record.data["preset"]["learning_rate"] for record in several] == [run.learning_rate]
+        assert several[0].key == Run().key(preset.name)
+    tries = tuning.tried().query("`tried for` == 'fast'").set_index("learning rate")
+    assert tries["validation max F"].idxmax() == PRESETS["fast"].learning_rate, "the preset has the better rate"
 
 
 def test_evidence_is_chosen_for_all_runs_of_a_table(tmp_path):

@@ -26,7 +26,7 @@ def tried(place: Path = records.RESULTS) -> pd.DataFrame:
     ends by that schedule, validation max F-measure and MAE, gammas below 1e-2 and 1e-20, severed layers, images a
     second and the hardware. A try without a record has empty cells. "kept as" names the preset that has its numbers."""
     rows = []
-    for preset in (*TRIED, *RATES):
+    for preset in TRIED:
         row = {
             "tried for": preset.name.partition("-")[0],
             "batch": preset.batch,
@@ -59,7 +59,7 @@ def tried_histories(budget: str, place: Path = records.RESULTS) -> dict[str, lis
     """The histories of the recorded tries for a preset with the released beta2, by learning rate."""
     found = {
         preset.learning_rate: records.find(Run().key(preset.name), place)
-        for preset in (*TRIED, *RATES)
+        for preset in TRIED
         if preset.name.partition("-")[0] == budget and preset.beta2 == Preset.beta2
     }
     return {f"{rate:g}": [record.data["history"]] for rate, record in sorted(found.items()) if record}

@@ -36,15 +36,16 @@ class ResizingGOctConv(GOctConv):
 
     def forward(self, scales: list[Tensor]) -> list[Tensor]:
         sizes = [x.shape[-2:] for x in scales[: len(self.outputs)]]
+        blocks = self.blocks()
         return [
-            torch.stack([self._resized(x, i, j, size) for i, x in enumerate(scales)]).sum(0)
+            torch.stack([self._resized(x, blocks[i][j], i - j, size) for i, x in enumerate(scales)]).sum(0)
             for j, size in enumerate(sizes)
         ]
 
-    def _resized(self, x: Tensor, i: int, j: int, size: torch.Size) -> Tensor:
-        x = _resize(x, size) if i < j else x
-        y = self.convolution(x, self.block(i, j), padding=0)
-        return _resize(y, size) if i > j else y
+    def _resized(self, x: Tensor, weight: Tensor, coarser: int, size: torch.Size) -> Tensor:
+        x = _resize(x, size) if coarser < 0 else x
+        y = self.convolution(x, weight, padding=0)
+        return _resize(y, size) if coarser > 0 else y
 
 
 class GroupNormActivation(nn.Sequential):

@@ -118,21 +118,23 @@ class Engine:
         """Record the step as a CUDA graph, which leaves network and optimiser as they were.
 
         See https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture. What runs inside is ordinary
-        eager code but for the fused norm_activation: the graph takes away the launches that slow small kernels down,
-        and a compiled whole network would take minutes to compile.
+        eager code but for the Triton kernels: the graph takes away the launches that slow small kernels down, and
+        torch.compile takes minutes for the whole network. cuDNN tries which of its convolutions is fastest at each
+        shape.
         """
         self._images, self._targets = images.clone(memory_format=torch.preserve_format), targets.clone()
         network = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         optimizer = self.state()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                self._step(self._images, self._targets)
-        torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._loss = self._step(self._images, self._targets)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP):
+                    self._step(self._images, self._targets)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(self._graph):
+                self._loss = self._step(self._images, self._targets)
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
                 tensor.copy_(network[name])

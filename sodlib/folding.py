@@ -42,7 +42,7 @@ class FoldedOctave(nn.Module):
     def __init__(self, unit: OctaveUnit) -> None:
         super().__init__()
         conv: GOctConv = unit.conv
-        self.stride = conv.stride
+        self.stride, blocks = conv.stride, conv.blocks()
         self.inputs = [j for j, count in enumerate(conv.inputs) if count]
         self.outputs = [j for j, count in enumerate(conv.outputs) if count]
         self.scales, self.counts = len(conv.outputs), conv.outputs
@@ -52,7 +52,7 @@ class FoldedOctave(nn.Module):
             self.slopes[str(j)] = nn.Parameter(unit.prelus[str(j)].weight.detach().clone())
             finer = [i for i in self.inputs if i <= j]
             if finer:
-                weight = torch.cat([conv.block(i, j) for i in finer], 1)
+                weight = torch.cat([blocks[i][j] for i in finer], 1)
                 # Where nothing is added later, PReLU can be part of the convolution.
                 alone = max(self.inputs) <= j
                 self.own[str(j)] = FoldedConv(
@@ -61,7 +61,7 @@ class FoldedOctave(nn.Module):
         for i in self.inputs:
             finer = [j for j in self.outputs if j < i]
             if finer:
-                weight = torch.cat([conv.block(i, j) * factors[j][0][:, None, None, None] for j in finer])
+                weight = torch.cat([blocks[i][j] * factors[j][0][:, None, None, None] for j in finer])
                 # A scale with no input of its own has its bias from the first that it is made of.
                 bias = torch.cat([self._bias(i, j, factors[j][1]) for j in finer])
                 self.coarse[str(i)] = FoldedConv(weight, bias if bias.any() else None)

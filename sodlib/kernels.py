@@ -1,7 +1,7 @@
 """What makes a training step fast: stand-ins for parts of the network that compute the same up to rounding.
 
-Batch norm and PReLU take torch more than half of a training step on the processor. Here they are one piece: compiled C
-on the processor, torch.compile's work on CUDA.
+Batch norm and PReLU take torch more than half of a training step on the processor. Here they are one piece of compiled
+C; on CUDA, they and all that lies between the convolutions are Triton's (`triton_norm`, `triton_maps`).
 """
 
 from __future__ import annotations
@@ -114,31 +114,6 @@ def norm_activation_c(x: Tensor, norm: nn.BatchNorm2d, activation: nn.PReLU) -> 
     return features
 
 
-def _norm_activation_and_means(
-    x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, slope: Tensor, momentum: float, eps: float
-) -> tuple[Tensor, Tensor]:
-    features = F.prelu(F.batch_norm(x, mean, variance, gamma, beta, True, momentum, eps), slope.to(x.dtype))
-    return features, features.detach().mean((2, 3), dtype=torch.float32)
-
-
-@cache
-def _compiled() -> Any:
-    return torch.compile(_norm_activation_and_means, dynamic=False)
-
-
-def norm_activation_compiled(x: Tensor, norm: nn.BatchNorm2d, activation: nn.PReLU) -> Tensor:
-    """`norm_activation_c` for CUDA, by torch.compile: one compilation for every shape of features."""
-    if not norm.training:
-        return norm_activation(x, norm, activation)
-    constants = (norm.running_mean, norm.running_var, norm.weight, norm.bias, activation.weight)
-    # torch compiles a function eight times at most, then falls back without a word; CSNet has two dozen shapes.
-    with torch._dynamo.config.patch(recompile_limit=256):
-        features, pooled = _compiled()(x, *constants, norm.momentum, norm.eps)
-    norm.num_batches_tracked += 1
-    features.pooled = pooled
-    return features
-
-
 def convolution(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     """`F.conv2d` for the processor. A 1x1 convolution is a matrix product, whose rows are the pixels as they lie
     channels last; torch's own convolutions take twice as long with so few channels."""
@@ -164,7 +139,9 @@ def stand_ins(device: torch.device) -> dict[str, Any]:
     """Functions that a training on `device` puts in the place of the attributes of that name on the network's
     modules. Without a C compiler, those of the processor lack `norm_activation`."""
     if device.type == "cuda":
-        return {"norm_activation": norm_activation_compiled}
+        from . import triton_maps
+
+        return triton_maps.PARTS
     if device.type != "cpu":
         return {}
     keep_freed_memory()

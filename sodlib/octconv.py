@@ -8,7 +8,6 @@ it has no channels but keeps its index. Every layer here maps one multi-scale va
 from __future__ import annotations
 
 import math
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +36,16 @@ class ScaledConv2d(nn.Conv2d):
         return self._conv_forward(x, self.weight * WEIGHT_FACTOR, None)
 
 
+def upsample(x: Tensor, factor: int) -> Tensor:
+    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
+def upsampled_sum(total: Tensor | None, x: Tensor, factor: int) -> Tensor:
+    """A map and a coarser one, which is upsampled bilinearly; the latter alone where there is no sum yet."""
+    y = upsample(x, factor)
+    return y if total is None else total + y
+
+
 class GOctConv(nn.Module):
     """The generalised octave convolution: any scales in, any scales out, no bias.
 
@@ -50,8 +59,11 @@ class GOctConv(nn.Module):
     With stride 2, every input is first average-pooled 2x2; the convolutions keep stride 1.
     """
 
-    #: A training may put a faster one on the module.
+    #: A training may put faster ones on the module.
     convolution = staticmethod(F.conv2d)
+    average_pool = staticmethod(F.avg_pool2d)
+    max_pool = staticmethod(F.max_pool2d)
+    upsampled_sum = staticmethod(upsampled_sum)
 
     def __init__(self, inputs: Split, outputs: Split, kernel_size: int, stride: int = 1) -> None:
         super().__init__()
@@ -59,34 +71,32 @@ class GOctConv(nn.Module):
         self.kernel_size, self.stride = kernel_size, stride
         self.weight = nn.Parameter(torch.empty(sum(outputs), sum(inputs), kernel_size, kernel_size))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        self._first_row = [0, *accumulate(outputs)]
-        self._first_column = [0, *accumulate(inputs)]
 
     def extra_repr(self) -> str:
         return f"{self.inputs} -> {self.outputs}, kernel_size={self.kernel_size}, stride={self.stride}"
 
     def forward(self, scales: MultiScale) -> MultiScale:
         if self.stride == 2:
-            scales = [None if x is None else F.avg_pool2d(x, 2) for x in scales]
+            scales = [None if x is None else self.average_pool(x, 2) for x in scales]
+        blocks = self.blocks()
         result: MultiScale = [None] * len(self.outputs)
         for i, x in enumerate(scales):
             for j, count in enumerate(self.outputs):
                 if x is not None and count:
-                    term = self._term(x, i, j)
-                    result[j] = term if result[j] is None else result[j] + term
+                    result[j] = self._added(result[j], x, blocks[i][j], i - j)
         return result
 
-    def block(self, i: int, j: int) -> Tensor:
-        """The weights from input scale i to output scale j."""
-        rows = slice(self._first_row[j], self._first_row[j + 1])
-        columns = slice(self._first_column[i], self._first_column[i + 1])
-        return self.weight[rows, columns]
+    def blocks(self) -> list[tuple[Tensor, ...]]:
+        """The weights `[i][j]` from input scale i to output scale j."""
+        return [columns.split(self.outputs) for columns in self.weight.split(self.inputs, 1)]
 
-    def _term(self, x: Tensor, i: int, j: int) -> Tensor:
-        """What input scale i adds to output scale j."""
-        x = F.max_pool2d(x, 2 ** (j - i)) if i < j else x
-        y = self.convolution(x, self.block(i, j), padding=self.kernel_size // 2)
-        return upsample(y, 2 ** (i - j)) if i > j else y
+    def _added(self, total: Tensor | None, x: Tensor, weight: Tensor, coarser: int) -> Tensor:
+        """The sum so far of an output scale and what an input scale that is so much coarser adds to it."""
+        x = self.max_pool(x, 2**-coarser) if coarser < 0 else x
+        y = self.convolution(x, weight, padding=self.kernel_size // 2)
+        if coarser > 0:
+            return self.upsampled_sum(total, y, 2**coarser)
+        return y if total is None else total + y
 
 
 class SingleScaleConv(ScaledConv2d):
@@ -160,7 +170,3 @@ class DepthwiseUnit(NormActivation):
 
     def forward(self, scales: MultiScale) -> MultiScale:
         return self.activate([None if x is None else self.convs[str(j)](x) for j, x in enumerate(scales)])
-
-
-def upsample(x: Tensor, factor: int) -> Tensor:
-    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)

@@ -170,19 +170,6 @@ def test_without_a_compiler_torch_does_the_work(monkeypatch):
     torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4)
 
 
-def test_what_is_compiled_for_cuda_is_the_same_function(monkeypatch):
-    monkeypatch.setattr(kernels, "_compiled", lambda: kernels._norm_activation_and_means)
-    norms, activation, x = [nn.BatchNorm2d(5), nn.BatchNorm2d(5)], nn.PReLU(5), torch.randn(3, 5, 7, 9)
-    fast = kernels.norm_activation_compiled(x, norms[0], activation)
-    assert torch.equal(fast, norm_activation(x, norms[1], activation))
-    torch.testing.assert_close(fast.pooled, fast.mean((2, 3)))
-    assert all(torch.equal(value, norms[1].state_dict()[name]) for name, value in norms[0].state_dict().items())
-    norms[0].eval()
-    assert torch.equal(
-        kernels.norm_activation_compiled(x, norms[0], activation), norm_activation(x, norms[0], activation)
-    )
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_captured_step_equals_the_plain_one():
     losses = {}

@@ -1,7 +1,7 @@
 """What gOctConv does beside its convolutions in a training step on CUDA, as Triton kernels.
 
-Pooling, and the sum with an upsampled map. A program works on columns x channels of one row, laid
-out channels last, in float32. Imported on CUDA alone, where torch brings Triton along.
+Pooling, and the sum with an upsampled map. A program works on columns x channels of one row, laid out channels last,
+in float32. Imported on CUDA alone, where torch brings Triton along.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,15 @@ def tried_histories(budget: str, place: Path = records.RESULTS) -> dict[str, lis
     return {f"{rate:g}": [record.data["history"]] for rate, record in sorted(found.items()) if record}
 
 
-def at_rates(runs: Iterable[Run], place: Path = records.RESULTS) -> Evidence:
-    """The records of these runs at both rates of `fast`, each run named with its learning rate."""
+def at_rates(runs: Iterable[Run], presets: Sequence[Preset] = RATES, place: Path = records.RESULTS) -> Evidence:
+    """The records of these runs at both rates of `fast` or at one, each run named with its learning rate."""
     found = {
         replace(run, learning_rate=preset.learning_rate): records.find(run.key(preset.name), place)
         for run in runs
-        for preset in RATES
+        for preset in presets
     }
     return Evidence(
-        "Learning rate", RATES[1], (0,), {run: (record,) if record else () for run, record in found.items()}
+        "Learning rate", presets[-1], (0,), {run: (record,) if record else () for run, record in found.items()}
     )
 
 

@@ -79,7 +79,7 @@ def _norm_forward(
     variance = tl.maximum(variance, 0.0)
     mean = tl.load(x + c, inside, 0.0).to(tl.float32) + shift
     inverse = 1.0 / tl.sqrt(variance + eps)
-    # Masks, not branches: with branches, one gradient in a dozen checks on an H100 was wrong, for no known reason.
+    # Masks, not branches: with branches, one gradient in eight checks on an H100 was wrong, for no known reason.
     keeps = inside & (tl.program_id(0) == 0)
     tl.store(moments + c, mean, keeps)
     tl.store(moments + channels + c, inverse, keeps)

@@ -91,14 +91,9 @@ class DynamicWeightDecay:
         for hook in self._hooks:
             hook.remove()
 
-    def metric(self, name: str) -> Tensor:
-        """M(x) of one gamma, `[C]`: the pooled features of the latest batch, averaged over it; each sample's
-        mean with its sign for "dynamic-written", in absolute value for the others."""
-        pooled = self._pooled[name]
-        return (pooled if self.written else pooled.abs()).mean(0)
-
     def metrics(self) -> list[Tensor]:
-        """M(x) of every gamma, in the order of `gammas`; one operation for all."""
+        """M(x) of every gamma, `[C]` each, in the order of `gammas`: the pooled features of the latest batch, averaged
+        over it; each sample's mean with its sign for "dynamic-written", in absolute value for the others."""
         if not self.gammas:
             return []
         pooled = torch.cat([self._pooled[name] for name in self.gammas], 1)
@@ -107,7 +102,8 @@ class DynamicWeightDecay:
 
     def penalty(self) -> Tensor:
         """R, the sum of M(x) * gamma^2 / 2: all but "dynamic-written" add lambda_d * R to the loss. Detached."""
-        terms = [(self.metric(name) * gamma.detach() ** 2).sum() for name, gamma in self.gammas.items()]
+        pairs = zip(self.metrics(), self.gammas.values(), strict=True)
+        terms = [(metric * gamma.detach() ** 2).sum() for metric, gamma in pairs]
         return torch.stack(terms).sum() / 2
 
     @torch.no_grad()

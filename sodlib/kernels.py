@@ -139,9 +139,14 @@ def stand_ins(device: torch.device) -> dict[str, Any]:
     """Functions that a training on `device` puts in the place of the attributes of that name on the network's
     modules. Without a C compiler, those of the processor lack `norm_activation`."""
     if device.type == "cuda":
-        from . import triton_maps
+        from . import triton_maps, triton_norm
 
-        return triton_maps.PARTS
+        return {
+            "norm_activation": triton_norm.norm_activation_triton,
+            "upsampled_sum": triton_maps.upsampled_sum_triton,
+            "max_pool": triton_maps.max_pool_triton,
+            "average_pool": triton_maps.average_pool_triton,
+        }
     if device.type != "cpu":
         return {}
     keep_freed_memory()

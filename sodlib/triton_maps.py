@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
-from .triton_norm import CHANNELS, channels_last, kernel, norm_activation_triton
+from .triton_norm import CHANNELS, channels_last, kernel
 
 #: Numbers in a block.
 BLOCK = 1024
@@ -183,12 +183,3 @@ def _pool(x: Tensor, side: int, largest: bool) -> Tensor:
     if x.shape[2] % side or x.shape[3] % side:
         return (F.max_pool2d if largest else F.avg_pool2d)(x, side)
     return _Pool.apply(channels_last(x), side, largest)
-
-
-#: What takes the place of the attributes of these names on the network's modules.
-PARTS = {
-    "norm_activation": norm_activation_triton,
-    "upsampled_sum": upsampled_sum_triton,
-    "max_pool": max_pool_triton,
-    "average_pool": average_pool_triton,
-}

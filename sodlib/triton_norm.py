@@ -39,6 +39,13 @@ def _place(parts, length, pixels, channels, C: tl.constexpr):
 
 
 @triton.jit
+def _pixels(start, last, sample, channels, c, inside, P: tl.constexpr):
+    """Where the next P pixels of a program lie, and which of them exist."""
+    p = start + tl.arange(0, P)
+    return (sample + p)[:, None] * channels + c[None, :], (p < last)[:, None] & inside[None, :]
+
+
+@triton.jit
 def _total(partial, index, count: tl.constexpr, chunks, channels, c, inside, CHUNKS: tl.constexpr):
     """Sum over the chunks of one of `count` partial sums `[chunks, count, channels]`."""
     chunk = tl.arange(0, CHUNKS)
@@ -54,9 +61,8 @@ def _norm_sums(x, partial, parts, length, pixels, channels, P: tl.constexpr, C: 
     origin = tl.load(x + c, inside, 0.0).to(tl.float32)[None, :]
     sums, squares = tl.zeros([P, C], tl.float32), tl.zeros([P, C], tl.float32)
     for start in range(first, last, P):
-        p = start + tl.arange(0, P)
-        mask = (p < last)[:, None] & inside[None, :]
-        value = tl.load(x + (sample + p)[:, None] * channels + c[None, :], mask, 0.0).to(tl.float32)
+        places, mask = _pixels(start, last, sample, channels, c, inside, P)
+        value = tl.load(x + places, mask, 0.0).to(tl.float32)
         value = tl.where(mask, value - origin, 0.0)
         sums += value
         squares += value * value
@@ -93,9 +99,7 @@ def _norm_forward(
     bias, bend = tl.load(beta + c, inside, 0.0)[None, :], tl.load(slope + c, inside, 0.0)[None, :]
     sums = tl.zeros([P, C], tl.float32)
     for start in range(first, last, P):
-        p = start + tl.arange(0, P)
-        mask = (p < last)[:, None] & inside[None, :]
-        places = (sample + p)[:, None] * channels + c[None, :]
+        places, mask = _pixels(start, last, sample, channels, c, inside, P)
         value = (tl.load(x + places, mask, 0.0).to(tl.float32) - mean[None, :]) * scale + bias
         value = tl.where(value > 0, value, value * bend)
         tl.store(y + places, value.to(y.dtype.element_ty), mask)
@@ -104,11 +108,13 @@ def _norm_forward(
 
 
 @triton.jit
-def _before_activation(x, places, mask, moments, gamma, beta, channels, c, inside):
-    """The normalised value and what goes into PReLU."""
+def _bent(gradient, x, places, mask, moments, gamma, beta, bend, channels, c, inside):
+    """The normalised value, what goes into PReLU, and the gradients after and before PReLU."""
     mean, inverse = tl.load(moments + c, inside, 0.0), tl.load(moments + channels + c, inside, 0.0)
     normal = (tl.load(x + places, mask, 0.0).to(tl.float32) - mean[None, :]) * inverse[None, :]
-    return normal, normal * tl.load(gamma + c, inside, 0.0)[None, :] + tl.load(beta + c, inside, 0.0)[None, :]
+    value = normal * tl.load(gamma + c, inside, 0.0)[None, :] + tl.load(beta + c, inside, 0.0)[None, :]
+    after = tl.load(gradient + places, mask, 0.0).to(tl.float32)
+    return normal, value, after, tl.where(value > 0, after, after * bend)
 
 
 @kernel("parts", "length", "pixels")
@@ -122,15 +128,11 @@ def _norm_gradient_sums(
     of_gamma, of_beta = tl.zeros([P, C], tl.float32), tl.zeros([P, C], tl.float32)
     of_slope = tl.zeros([P, C], tl.float32)
     for start in range(first, last, P):
-        p = start + tl.arange(0, P)
-        mask = (p < last)[:, None] & inside[None, :]
-        places = (sample + p)[:, None] * channels + c[None, :]
-        normal, bent = _before_activation(x, places, mask, moments, gamma, beta, channels, c, inside)
-        after = tl.load(gradient + places, mask, 0.0).to(tl.float32)
-        before = tl.where(bent > 0, after, after * bend)
+        places, mask = _pixels(start, last, sample, channels, c, inside, P)
+        normal, value, after, before = _bent(gradient, x, places, mask, moments, gamma, beta, bend, channels, c, inside)
         of_gamma += before * normal
         of_beta += before
-        of_slope += tl.where(bent > 0, 0.0, after * bent)
+        of_slope += tl.where(value > 0, 0.0, after * value)
     place = partial + tl.program_id(0) * 3 * channels + c
     tl.store(place, tl.sum(of_gamma, 0), inside)
     tl.store(place + channels, tl.sum(of_beta, 0), inside)
@@ -147,8 +149,8 @@ def _norm_backward(
     sample, first, last, c, inside = _place(parts, length, pixels, channels, C)
     of_gamma = _total(partial, 0, 3, chunks, channels, c, inside, CHUNKS)
     of_beta = _total(partial, 1, 3, chunks, channels, c, inside, CHUNKS)
-    of_slope = _total(partial, 2, 3, chunks, channels, c, inside, CHUNKS)
     keeps = inside & (tl.program_id(0) == 0)
+    of_slope = _total(partial, 2, 3, chunks, channels, c, keeps, CHUNKS)
     tl.store(of_parameters + c, of_gamma, keeps)
     tl.store(of_parameters + channels + c, of_beta, keeps)
     tl.store(of_parameters + 2 * channels + c, of_slope, keeps)
@@ -157,12 +159,8 @@ def _norm_backward(
     scale = (tl.load(gamma + c, inside, 0.0) * tl.load(moments + channels + c, inside, 0.0))[None, :]
     bend = tl.load(slope + c, inside, 0.0)[None, :]
     for start in range(first, last, P):
-        p = start + tl.arange(0, P)
-        mask = (p < last)[:, None] & inside[None, :]
-        places = (sample + p)[:, None] * channels + c[None, :]
-        normal, bent = _before_activation(x, places, mask, moments, gamma, beta, channels, c, inside)
-        after = tl.load(gradient + places, mask, 0.0).to(tl.float32)
-        before = tl.where(bent > 0, after, after * bend)
+        places, mask = _pixels(start, last, sample, channels, c, inside, P)
+        normal, _, _, before = _bent(gradient, x, places, mask, moments, gamma, beta, bend, channels, c, inside)
         tl.store(of_x + places, (scale * (before - level - normal * along)).to(of_x.dtype.element_ty), mask)
 
 

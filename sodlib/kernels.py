@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .octconv import norm_activation
 from .records import processor
@@ -114,14 +113,6 @@ def norm_activation_c(x: Tensor, norm: nn.BatchNorm2d, activation: nn.PReLU) -> 
     return features
 
 
-def convolution(x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """`F.conv2d` for the processor. A 1x1 convolution is a matrix product, whose rows are the pixels as they lie
-    channels last; torch's own convolutions take twice as long with so few channels."""
-    if weight.shape[2:] != (1, 1):
-        return F.conv2d(x, weight, padding=padding)
-    return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0]).permute(0, 3, 1, 2)
-
-
 @cache
 def keep_freed_memory() -> None:
     """Let the C library keep the memory of freed tensors for the next ones, as long as the process lives.
@@ -150,7 +141,7 @@ def stand_ins(device: torch.device) -> dict[str, Any]:
     if device.type != "cpu":
         return {}
     keep_freed_memory()
-    return {"convolution": convolution} | ({"norm_activation": norm_activation_c} if compiled_source() else {})
+    return {"norm_activation": norm_activation_c} if compiled_source() else {}
 
 
 @contextmanager

@@ -60,7 +60,6 @@ class GOctConv(nn.Module):
     """
 
     #: A training may put faster ones on the module.
-    convolution = staticmethod(F.conv2d)
     average_pool = staticmethod(F.avg_pool2d)
     max_pool = staticmethod(F.max_pool2d)
     upsampled_sum = staticmethod(upsampled_sum)
@@ -93,7 +92,7 @@ class GOctConv(nn.Module):
     def _added(self, total: Tensor | None, x: Tensor, weight: Tensor, coarser: int) -> Tensor:
         """The sum so far of an output scale and what an input scale that is so much coarser adds to it."""
         x = self.max_pool(x, 2**-coarser) if coarser < 0 else x
-        y = self.convolution(x, weight, padding=self.kernel_size // 2)
+        y = F.conv2d(x, weight, padding=self.kernel_size // 2)
         if coarser > 0:
             return self.upsampled_sum(total, y, 2**coarser)
         return y if total is None else total + y

@@ -44,7 +44,7 @@ class ResizingGOctConv(GOctConv):
 
     def _resized(self, x: Tensor, weight: Tensor, coarser: int, size: torch.Size) -> Tensor:
         x = _resize(x, size) if coarser < 0 else x
-        y = self.convolution(x, weight, padding=0)
+        y = F.conv2d(x, weight)
         return _resize(y, size) if coarser > 0 else y
 
 

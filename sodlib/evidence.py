@@ -305,7 +305,11 @@ def _weights(images: int) -> np.ndarray:
 @cache
 def _drawn_scores(record: Record, test_set: str) -> dict[str, np.ndarray]:
     result = record.by_image(test_set)
-    return drawn_scores(result, _weights(result["images"]))
+    drawn = drawn_scores(result, _weights(result["images"]))
+    # A record keeps the images' curves in 255 steps, but the value itself exactly.
+    for measure, values in drawn.items():
+        values[-1] = record.data["scores"][test_set][result["protocol"]][measure]
+    return drawn
 
 
 @cache

@@ -98,6 +98,11 @@ def largest_scales(panels: Mapping[str, Mapping[str, Mapping[str, float]]], seve
     axes.flat[-1].set_xticks(list(middles.values()), ["stem" if stage == "stage0" else stage for stage in middles])
     axes.flat[-1].set_xlabel(f"layers in order, three an ILBlock (crosses: below {severed:g})")
     figure.colorbar(image, ax=axes, label="log$_{10}$ of the largest |γ| (−10: or less)", fraction=0.03, pad=0.015)
+    # The layout's last digits differ from one execution to another, and the SVG names its clips by them.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axis in figure.axes:
+        axis.set_position([round(value, 4) for value in axis.get_position().bounds])
     return figure
 
 

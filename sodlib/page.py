@@ -115,11 +115,6 @@ class Page:
     def figure(self, figure: Figure, name: str) -> None:
         """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files."""
         self.figures.mkdir(parents=True, exist_ok=True)
-        # The layout's last digits differ from one execution to another, and the SVG names its clips by them.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        for axis in figure.axes:
-            axis.set_position([round(value, 8) for value in axis.get_position().bounds])
         for suffix, options in ((".png", {"dpi": 160}), (".svg", {"metadata": {"Date": None}})):
             beside = self.figures / f".{name}{suffix}"
             figure.savefig(beside, format=suffix[1:], **options)

@@ -78,6 +78,19 @@ def test_shipped_networks_are_those_of_their_records():
         assert cost.count_parameters(checkpoints.load(name)) == record.data["parameters"]
 
 
+def test_the_cards_say_what_the_records_say():
+    lines = (checkpoints.MODELS / "README.md").read_text(encoding="utf-8").splitlines()
+    cards = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+    for name, record in inventory.shipped().items():
+        ecssd, duts = (record.data["scores"][images]["released"] for images in ("ECSSD", "DUTS-TE"))
+        said = [f"{ecssd[name]:.3f} ({low:.3f} to {high:.3f})"
+                for name in ("max_f", "mae") for low, high in [ecssd[f"{name}_interval"]]]  # fmt: skip
+        said += [f"{duts['max_f']:.3f}, {duts['mae']:.3f}", f"{record.data['parameters']:,}"]
+        said += [f"{record.data['history'][-1]['validation_max_f']:.3f}"]
+        missing = [words for words in said if f"| {words} |" not in cards[name]]
+        assert not missing, f"{name}: {missing}"
+
+
 def test_costs_count_every_record():
     every = records.every(records.RESULTS)
     costs = inventory.costs(every)

@@ -36,7 +36,6 @@ def test_the_validation_split_chooses():
 
 def test_another_test_set():
     record = Recorded()
-    record.data["scores"] = {"ECSSD": {}}
     item = evidence([record])
     assert item.on("ECSSD").score(FIRST) == item.score(FIRST)
     assert np.isnan(item.on("DUTS-TE").score(FIRST).value) and item.on("DUTS-TE").of(FIRST) == ()
@@ -57,7 +56,6 @@ def test_nothing_is_invented_for_what_is_not_recorded():
     ways = {**study.TABLE_7, **comparison.BESIDE}.values()
     item = Evidence("Table 7", preset_named("brief"), (0,), {run: () for several in ways for run in several})
     recorded = Recorded()
-    recorded.data["scores"] = {"ECSSD": {}}
     item = replace(item, records={**item.records, FIRST: (recorded,)})
     table = comparison.trained(item, ["ECSSD"])
     ours = table[[column for column in table if column[1] in ("ours", "max F", "MAE")]]

@@ -138,6 +138,11 @@ class Evidence:
         """The mean over the seeds; NaN without a record."""
         return _mean(record.data["parameters"] for record in self.of(run))
 
+    def scales(self, run: Run) -> np.ndarray:
+        """|gamma| inside the ILBlocks, of all seeds one after the other; empty without a record. Raises
+        SodlibError where the item has no such run."""
+        return np.concatenate([record.scales() for record in self.of(run)] or [np.empty(0)])
+
     def seed_luck(self, measure: str = "max_f") -> float:
         """How large a difference between two networks of one seed each could come from their seeds alone: 1.96 standard
         deviations of a difference, where that of a score is the median over the item's runs of the standard deviation

@@ -331,7 +331,7 @@ def _deviation(item: Evidence) -> Entry:
 
 def _gap(item: Evidence) -> Entry:
     def shares(decay: Run) -> tuple[float, float]:
-        scales = np.concatenate([record.scales() for record in item.of(decay)])
+        scales = item.scales(decay)
         inside = (scales > GAP[0]) & (scales < GAP[1])
         return float((scales < item.preset.redundant).mean()), float(inside.mean())
 

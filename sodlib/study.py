@@ -95,6 +95,14 @@ BEYOND_THE_PAPER = "Beyond the paper"
 BEYOND = {name: Run(beyond=name) for name in WAYS}
 #: The networks that the paper is known for, CSNet-L x1 and x2: shown from the longest trainings that there are.
 HEADLINE = "Headline"
+#: Not in the paper: the longest trainings again with the overlap loss, and each at the size of the published CSNet-L,
+#: whatever counts as redundant in it. The network at its size, by the network.
+PUBLISHED_SIZES = "Published sizes"
+AT_SIZE = {
+    run: replace(run, pruning=Pruning(parameters=parameters, ranking="network"))
+    for width, parameters in ((1, 94_000), (2, 141_000))
+    for run in (Run(width=width), Run(width=width, beyond="overlap"))
+}
 #: Table 7's rows that can be trained: by the paper's name, the ways of which the validation split chooses one.
 TABLE_7 = {
     "CSNet×1-L": (replace(Run(), pruning=REDUNDANT),),
@@ -185,6 +193,7 @@ def _declare() -> Iterable[Declared]:
     # Not in the paper: what other ways of training give to the same network.
     yield from each([*BEYOND.values(), TEACHER], BEYOND_THE_PAPER)
     yield from each([Run(), *pruned(Run(), REDUNDANT), X2, *pruned(X2, REDUNDANT)], HEADLINE)
+    yield from each([*AT_SIZE, *AT_SIZE.values()], PUBLISHED_SIZES)
 
 
 def _merged(declared: Iterable[Declared]) -> tuple[Declared, ...]:
@@ -200,7 +209,7 @@ STUDY = _merged(_declare())
 #: What the pages show.
 SHOWN = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Figure 4",
          "Figure 5", "Figure 8", "Figure 9", "Figure 10", "Figure 11", "Figure 13", "Figure 14", "Algorithm 1",
-         "Section 3.2", "Section 6.1", SEVERED, SLIP, BEYOND_THE_PAPER, HEADLINE)  # fmt: skip
+         "Section 3.2", "Section 6.1", SEVERED, SLIP, BEYOND_THE_PAPER, HEADLINE, PUBLISHED_SIZES)  # fmt: skip
 
 
 def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUDY) -> tuple[Declared, ...]:
@@ -209,7 +218,7 @@ def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUD
     chosen: dict[Declared, None] = dict.fromkeys(() if only else declared)
     for word in only:
         plain = " ".join(word.lower().split())
-        others = f"{SEVERED}|{SLIP}|{BEYOND_THE_PAPER}|{HEADLINE}".lower()
+        others = f"{SEVERED}|{SLIP}|{BEYOND_THE_PAPER}|{HEADLINE}|{PUBLISHED_SIZES}".lower()
         is_item = re.fullmatch(rf"(table|figure|algorithm|section) ?\d+(\.\d+)?|{others}", plain)
         item = re.sub(r"(?<=[a-z]) ?(?=\d)", " ", plain)
         named = [

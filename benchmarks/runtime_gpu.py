@@ -3,21 +3,22 @@
     python benchmarks/runtime_gpu.py OUTPUT.json [--channels FOLDER] [--rounds 100]
 
 FOLDER holds the channel plans csnet-L-x1.channels.json and csnet-L-x2.channels.json; without it, CSNet-x1 alone is
-measured. Weights are random: time does not depend on them. Needs torch alone, and takes under a minute on an H100.
+measured. Weights are random: time does not depend on them. Needs torch alone. On an H100 the first five rows took 42
+seconds, some seven of them measuring and the rest the start and the first calls; --seconds says when to stop.
 
 The JSON: "hardware", "torch", "cuda", "rounds" and "rows". A row has "network", "form" (eager: the network as it is
 trained; optimised: `sodlib.folding.fold`; compiled: that through torch.compile), "precision" (tf32: float32 whose
 products take numbers rounded to 10 bits, torch's default for convolutions; bfloat16), "measure" (latency:
 milliseconds an image at batch 1; throughput: images a second), "batch", "median", "low" and "high" (quartiles),
-"difference" (largest, of the logits, from the eager network in float32) or "error" where it failed.
+"difference" (largest, of the logits, from the eager network in float32) and "seconds", or "error" where it has none.
 """
 
 import argparse
 import copy
+import itertools
 import json
 import statistics
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +32,8 @@ from sodlib.folding import fold
 SIZE = 224
 BATCHES = (32, 128, 256)
 PRECISIONS = {"tf32": torch.float32, "bfloat16": torch.bfloat16}
+MEASURES = ("latency", "throughput")
+NO_TIME = "TimeoutError: no time was left"
 
 
 def networks(folder: Path | None) -> dict[str, CSNet]:
@@ -90,7 +93,7 @@ def as_run(model: CSNet, form: str, dtype: torch.dtype) -> nn.Module:
 
 
 def latency(run: nn.Module, image: torch.Tensor, rounds: int) -> dict:
-    return {"measure": "latency", "batch": 1} | quartiles(timed(run, image, rounds, graph=True))
+    return {"batch": 1} | quartiles(timed(run, image, rounds, graph=True))
 
 
 def throughput(run: nn.Module, image: torch.Tensor, rounds: int, batches: tuple[int, ...]) -> dict:
@@ -100,33 +103,29 @@ def throughput(run: nn.Module, image: torch.Tensor, rounds: int, batches: tuple[
         images = image.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         rates = quartiles([1e3 * batch / value for value in timed(run, images, max(10, rounds // 5), graph=False)])
         if not best or rates["median"] > best["median"]:
-            best = {"measure": "throughput", "batch": batch} | rates
+            best = {"batch": batch} | rates
     return best
 
 
-def rows(model: CSNet, name: str, form: str, rounds: int, until: float) -> list[dict]:
-    """Both measures in every precision; what fails, or would start after `until`, has an "error" for its numbers."""
-    image = torch.randn(1, 3, SIZE, SIZE, device="cuda")
-    allow_tf32(False)
-    expected = model(image)
-    result = []
-    for precision, dtype in PRECISIONS.items():
+def measured(name: str, model: CSNet, form: str, precision: str, measure: str, rounds: int) -> dict:
+    """One row; where it fails it has an "error" for its numbers, so that it does not cost the others."""
+    row, start = {"network": name, "form": form, "precision": precision, "measure": measure}, time.monotonic()
+    image, dtype = torch.randn(1, 3, SIZE, SIZE, device="cuda"), PRECISIONS[precision]
+    try:
+        if form == "compiled":
+            torch._dynamo.reset()
+        allow_tf32(False)
+        expected = model(image)
         allow_tf32(precision == "tf32")
-        row = {"network": name, "form": form, "precision": precision}
+        run = as_run(model, form, dtype)
+        single = image.to(dtype=dtype, memory_format=torch.channels_last)
+        row["difference"] = (run(single).float() - expected).abs().max().item()
         # Each batch would be compiled anew: the compiled network is given one.
         batches = (128,) if form == "compiled" else BATCHES
-        for measure in (latency, partial(throughput, batches=batches)):
-            try:
-                if time.monotonic() > until:
-                    raise TimeoutError("no time was left")
-                torch._dynamo.reset()
-                run = as_run(model, form, dtype)
-                single = image.to(dtype=dtype, memory_format=torch.channels_last)
-                row["difference"] = (run(single).float() - expected).abs().max().item()
-                result.append(row | measure(run, single, rounds))
-            except Exception as error:  # one row must not cost the others
-                result.append(row | {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"})
-    return result
+        row |= latency(run, single, rounds) if measure == "latency" else throughput(run, single, rounds, batches)
+    except Exception as error:
+        row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    return row | {"seconds": time.monotonic() - start}
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -150,12 +149,17 @@ def main() -> None:
         "rows": [],
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    # What is most asked for comes first, and what takes minutes to compile last.
+    rows = itertools.product(("optimised", "eager", "compiled"), MEASURES, PRECISIONS)
     with torch.inference_mode():
         built = networks(arguments.channels)
-        for form in ("eager", "optimised", "compiled"):
-            for name, model in built.items():
-                record["rows"] += rows(model, name, form, arguments.rounds, start + arguments.seconds)
-                arguments.output.write_text(json.dumps(record, indent=1) + "\n")
+        for (form, measure, precision), (name, model) in itertools.product(rows, built.items()):
+            if time.monotonic() - start > arguments.seconds:
+                row = {"network": name, "form": form, "precision": precision, "measure": measure, "error": NO_TIME}
+            else:
+                row = measured(name, model, form, precision, measure, arguments.rounds)
+            record["rows"].append(row)
+            arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     for row in record["rows"]:
         print(row)
     print(f"{time.monotonic() - start:.0f} s")

@@ -85,3 +85,9 @@ def joined(first: Entry, *others: Entry) -> Entry:
     """One entry with the parts of all; what else it says is the first's."""
     every = (first, *others)
     return replace(first, ours="; ".join(e.ours for e in every), signs=tuple(sign for e in every for sign in e.signs))
+
+
+def beside(longer: Estimate, entry: Entry) -> Entry:
+    """The entry with what one longer training says of it, which is no part of the verdict: it has one seed."""
+    said = f"; trained at 224 × 224, one seed: {longer} (page 02; no part of the verdict)" if str(longer) else ""
+    return replace(entry, ours=entry.ours + said)

@@ -104,7 +104,9 @@ def test_pooling_with_equal_pixels(kind, shape, side):
     compare(lambda x: triton_maps.average_pool_triton(x, side), lambda x: F.avg_pool2d(x, side), [x], kind)
 
 
-def test_a_block_with_these_parts_has_the_same_gradients():
+def test_a_block_with_these_parts_has_the_same_gradients(monkeypatch):
+    # On a GPU torch's own convolutions round float32 to 10 bits by default, which is more than the tolerance below.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     network = sodlib.csnet()
     exact = nn.ModuleList([network.stage2[0], network.oct_fuse.fuse]).double().train()

@@ -55,7 +55,7 @@ Model = Annotated[str, typer.Argument(help="A .safetensors file, or the name of 
 
 
 #: The shipped network that `predict` uses unless told otherwise.
-DEFAULT_MODEL = "csnet-x1-l-fast"
+DEFAULT_MODEL = "csnet-x1-l-overlap-fast"
 
 
 @app.command()

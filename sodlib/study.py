@@ -95,13 +95,13 @@ BEYOND_THE_PAPER = "Beyond the paper"
 BEYOND = {name: Run(beyond=name) for name in WAYS}
 #: The networks that the paper is known for, CSNet-L x1 and x2: shown from the longest trainings that there are.
 HEADLINE = "Headline"
-#: Not in the paper: the longest trainings again with the overlap loss, and each at the size of the published CSNet-L,
-#: whatever counts as redundant in it. The network at its size, by the network.
+#: The longest trainings, also with standard decay and, not in the paper, with the overlap loss; and each pruned to the
+#: size of the published CSNet-L, whatever counts as redundant in it. By the network, it at this size.
 PUBLISHED_SIZES = "Published sizes"
 AT_SIZE = {
     run: replace(run, pruning=Pruning(parameters=parameters, ranking="network"))
     for width, parameters in ((1, 94_000), (2, 141_000))
-    for run in (Run(width=width), Run(width=width, beyond="overlap"))
+    for run in (Run(width=width), Run(width=width, decay="standard"), Run(width=width, beyond="overlap"))
 }
 #: Table 7's rows that can be trained: by the paper's name, the ways of which the validation split chooses one.
 TABLE_7 = {

@@ -18,19 +18,20 @@ from .cost import count_parameters
 from .csnet import CSNet
 from .decay import GAP
 from .description import Run
-from .evidence import Estimate, Evidence
+from .evidence import Evidence
 from .records import Record
 from .sensitivity import p_value, sensitivity
 from .severing import severed
 from .study import (
+    AT_SIZE,
     DECAY_WEIGHTS,
     DECAYS_COMPARED,
     FEWER,
     FILTER_SIZE,
     HEADLINE,
     LABELLED,
-    MATCHED,
     PROBES,
+    PUBLISHED_SIZES,
     RANDOM,
     RATIO_SIZES,
     REDUNDANT,
@@ -45,8 +46,7 @@ from .study import (
     Pruning,
     replace,
 )
-from .tuning import decays_at_length
-from .verdicts import AGREES, MARGIN, OPPOSITE, Entry, beside, holds, joined, no_loss, same_sign, verdict
+from .verdicts import AGREES, MARGIN, OPPOSITE, Entry, beside, holds, in_words, joined, no_loss, same_sign, verdict
 
 #: Our limits where a claim is no difference: the share of parameters that may stay ("about 80 % fewer"), by how much
 #: more of the scales must be redundant ("a clear gap"), how many times larger a network may be ("hardly larger"),
@@ -54,8 +54,8 @@ from .verdicts import AGREES, MARGIN, OPPOSITE, Entry, beside, holds, joined, no
 LEFT, MORE, LARGER, HEADLINE_F, HEADLINE_PARAMETERS = 0.25, 0.05, 2.0, 0.900, 150_000
 #: The items of the study that the ledger rests on.
 ITEMS = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Figure 4",
-         "Figure 5", "Figure 8", "Figure 9", "Figure 11", "Figure 13", "Figure 14", "Section 3.2",
-         HEADLINE)  # fmt: skip
+         "Figure 5", "Figure 8", "Figure 9", "Figure 11", "Figure 13", "Figure 14", HEADLINE,
+         PUBLISHED_SIZES)  # fmt: skip
 
 BUDGET = "a short training, far below the paper's"
 ARCHITECTURE, TRAINING, PRUNING = "01_architecture", "02_training", "03_pruning"
@@ -84,19 +84,21 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         """A claim of differences: each in words, and its sign."""
         ours = [found[item].difference(*runs) for _, _, *runs in rows]
         signs = tuple(same_sign(printed, one) for (_, printed, *_), one in zip(rows, ours, strict=True))
-        return Entry(_said([name for name, *_ in rows], ours, signs), signs, page, section, item, cause)
+        return Entry(in_words([name for name, *_ in rows], ours, signs), signs, page, section, item, cause)
 
     def kept(item: str, page: str, section: str, rows: Sequence[Row], cause: str = BUDGET) -> Entry:
         """A claim that nothing is lost."""
         ours = [found[item].difference(*runs) for _, *runs in rows]
         signs = tuple(map(no_loss, ours))
-        return Entry(_said([name for name, *_ in rows], ours, signs), signs, page, section, item, cause)
+        return Entry(in_words([name for name, *_ in rows], ours, signs), signs, page, section, item, cause)
 
     structure = Entry(
         f"CSNet ×1: {_parameters(x1):,} parameters, paper 211K; ×2: {_parameters(X2):,}, paper 788K",
         tuple(holds(abs(_parameters(run) / 1000 - printed) < 1) for run, printed in ((x1, 211), (X2, 788))),
         ARCHITECTURE, "Table 6: the splits", cause="the printed layers hold slips, which are listed there",
     )  # fmt: skip
+    sized = found[PUBLISHED_SIZES]
+    at_size = {f"×{run.width:g}": (AT_SIZE[run], AT_SIZE[replace(run, decay="standard")]) for run in (x1, X2)}
     tasks, categories = _tasks(found["Table 4"]), _categories(found["Figure 8"])
     return {
         "a": _mechanism(found["Table 3"]),
@@ -108,7 +110,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
            + "; a pre-training adds steps to it; ten classes stand in for ImageNet"),
         "d": tasks,
         "headline": _headline(trained),
-        "compression": _compression(found[HEADLINE]),
+        "compression": _compression(found[HEADLINE], sized),
         "table01": replace(structure, section="Table 1: the cross-stage fusion"),
         "table02": replace(structure, section="Table 2: the extractor"),
         "table03": compared("Table 3", CLASSES, "From saliency to classes (Table 3)", [
@@ -152,13 +154,13 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
              *(replace(run, activation_map=method) for run in (tuned, linear)), "energy")
             for name, method in (("CAM", "cam"), ("Grad-CAM", "grad-cam"))
         ], "the sign of a class weight decides on which side of the object a map lies"),
-        "figure13": beside(decays_at_length(MATCHED[0]), compared(
+        "figure13": beside(sized, at_size, "max_f", compared(
             "Figure 13", PRUNING, "The weight of the decay (Figure 13)", [
             (f"λ = {weight:g}, dynamic over standard", 1.0,
              *(pruned(Run(decay=decay, decay_weight=weight)) for decay in ("dynamic", "standard")))
             for weight in DECAY_WEIGHTS
         ])),
-        "figure14": beside(decays_at_length(measure="mae"), compared(
+        "figure14": beside(sized, at_size, "mae", compared(
             "Figure 14", TRAINING, "Learning curves, and the test error over the epochs (Figure 14)", [
             ("MAE, dynamic over standard", -1.0, x1, standard, "mae"),
         ], _budget(found["Figure 14"], _by_decay(standard, x1)))),
@@ -211,11 +213,6 @@ def _blocks(item: Evidence) -> Entry:
     return Entry(f"Extractor 5/5 over Vanilla 5/5 {lost} [{sign}]", (sign,), "", "")
 
 
-def _said(names: Sequence[str], ours: Sequence[Estimate], signs: Sequence[str]) -> str:
-    parts = zip(names, ours, signs, strict=True)
-    return "; ".join(f"{name} {one} [{sign}]" if str(one) else f"{name} [{sign}]" for name, one, sign in parts)
-
-
 def _budget(item: Evidence, runs: Mapping[str, Run]) -> str:
     """BUDGET as a cause, and those of the runs, by name, that it has severed layers of."""
     names = [name for name, run in runs.items() if severed(item.of(run)) > 0]
@@ -238,7 +235,7 @@ def _mechanism(item: Evidence) -> Entry:
     signs = (same_sign(0.430, scratch), knows)
     why = "the schedule stops the linear layer early, and the paper has no control with random features"
     return Entry(
-        _said(names, (scratch, probes), signs), signs, CLASSES, "From saliency to classes (Table 3)", "Table 3", why
+        in_words(names, (scratch, probes), signs), signs, CLASSES, "From saliency to classes (Table 3)", "Table 3", why
     )
 
 
@@ -299,11 +296,16 @@ def _headline(trained: Mapping[str, Record]) -> Entry:
     return Entry("; ".join(said), tuple(signs), COMPARED_WITH, "Scored here with their authors' weights", cause=why)
 
 
-def _compression(item: Evidence) -> Entry:
-    lost = item.difference(replace(X2, pruning=REDUNDANT), X2)
-    left, whole = item.parameters(replace(X2, pruning=REDUNDANT)), item.parameters(X2)
-    signs = (holds(left / whole <= LEFT), no_loss(lost))
-    said = f"×2: {1 - left / whole:.0%} removed; max F {lost} [{signs[1]}]"
+def _compression(longest: Evidence, sized: Evidence) -> Entry:
+    """At the published size, and by what the training itself calls redundant."""
+    small, left = AT_SIZE[X2], replace(X2, pruning=REDUNDANT)
+    lost = {run: item.difference(run, X2) for run, item in ((small, sized), (left, longest))}
+    share = {run: item.parameters(run) / item.parameters(X2) for run, item in ((small, sized), (left, longest))}
+    signs = (no_loss(lost[small]), holds(share[left] <= LEFT), no_loss(lost[left]))
+    said = (
+        f"×2 at the published size, {1 - share[small]:.0%} removed: max F {lost[small]} [{signs[0]}]; "
+        f"without its redundant channels, {1 - share[left]:.0%} removed [{signs[1]}]: max F {lost[left]} [{signs[2]}]"
+    )
     why, section = "a short schedule drives fewer scales to nothing", "How far we got: CSNet ×1 and ×2, trained longest"
     return Entry(said, signs, TRAINING, section, HEADLINE, why)
 
@@ -312,14 +314,12 @@ def _others(item: Evidence) -> Entry:
     """Against the best light-weight network by the validation split, and against the mean mask."""
     known = [(item.validation(run), name, run) for name in LIGHT if item.of(run := item.chosen(TABLE_7[name]))]
     ours = item.chosen(TABLE_7["CSNet×2-L"])
-    section = "Trained here"
     if not known:
-        return Entry("not recorded", ("not recorded",), COMPARED_WITH, section, "Table 7")
+        return Entry("not recorded", ("not recorded",), COMPARED_WITH, "Trained here", "Table 7")
     _, name, run = max(known, key=lambda entry: entry[:2])
     signs = (same_sign(0.022, difference := item.difference(ours, run)),)
-    return Entry(
-        _said([f"CSNet×2-L over {name}"], [difference], signs), signs, COMPARED_WITH, section, "Table 7", BUDGET
-    )
+    said = in_words([f"CSNet×2-L over {name}"], [difference], signs)
+    return Entry(said, signs, COMPARED_WITH, "Trained here", "Table 7", BUDGET)
 
 
 def _deviation(item: Evidence) -> Entry:

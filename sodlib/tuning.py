@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from . import records
-from .description import Pruning, Run
-from .evidence import Estimate, Evidence
+from .description import Run
+from .evidence import Evidence
 from .presets import FIRST_FAST, PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS, TRIED, Preset
 from .severing import severed
 from .training import redundant_scale
@@ -75,13 +75,6 @@ def at_rates(runs: Iterable[Run], presets: Sequence[Preset] = RATES, place: Path
     return Evidence(
         "Learning rate", presets[-1], (0,), {run: (record,) if record else () for run, record in found.items()}
     )
-
-
-def decays_at_length(pruning: Pruning | None = None, measure: str = "max_f", place: Path = records.RESULTS) -> Estimate:
-    """How far CSNet x1 with dynamic decay lies above that with standard decay at `fast`, one seed, whole or pruned."""
-    wanted = [Run(decay=decay, pruning=pruning) for decay in ("dynamic", "standard")]
-    evidence = at_rates(wanted, RATES[1:], place)
-    return evidence.difference(*evidence.records, measure)
 
 
 def _same(first: Preset, second: Preset) -> bool:

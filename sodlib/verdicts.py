@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from .evidence import Estimate
+from .description import Run
+from .evidence import Estimate, Evidence
 
 #: How far below zero a difference may lie where the paper claims that there is none: a hundredth of max F.
 MARGIN = 0.01
@@ -87,7 +88,18 @@ def joined(first: Entry, *others: Entry) -> Entry:
     return replace(first, ours="; ".join(e.ours for e in every), signs=tuple(sign for e in every for sign in e.signs))
 
 
-def beside(longer: Estimate, entry: Entry) -> Entry:
-    """The entry with what one longer training says of it, which is no part of the verdict: it has one seed."""
-    said = f"; trained at 224 × 224, one seed: {longer} (page 02; no part of the verdict)" if str(longer) else ""
-    return replace(entry, ours=entry.ours + said)
+def beside(item: Evidence, rows: Mapping[str, tuple[Run, Run]], measure: str, entry: Entry) -> Entry:
+    """The entry with what an item says beside it, named differences, which are no part of the verdict."""
+    estimates = {name: str(item.difference(*runs, measure)) for name, runs in rows.items()}
+    shown = ", ".join(f"{name} {estimate}" for name, estimate in estimates.items() if estimate)
+    seeds = f"{len(item.seeds)} seed{'s' if len(item.seeds) > 1 else ''}"
+    more = (
+        f"; no part of the verdict: the same at {item.preset.name} and the published sizes, {seeds}, {shown} (page 02)"
+    )
+    return replace(entry, ours=entry.ours + more) if shown else entry
+
+
+def in_words(names: Sequence[str], ours: Sequence[Estimate], signs: Sequence[str]) -> str:
+    """Differences by name, in print, and how each stands to the paper."""
+    parts = zip(names, ours, signs, strict=True)
+    return "; ".join(f"{name} {one} [{sign}]" if str(one) else f"{name} [{sign}]" for name, one, sign in parts)

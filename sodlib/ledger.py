@@ -298,12 +298,13 @@ def _headline(trained: Mapping[str, Record]) -> Entry:
 
 def _compression(longest: Evidence, sized: Evidence) -> Entry:
     """At the published size, and by what the training itself calls redundant."""
-    small, left = AT_SIZE[X2], replace(X2, pruning=REDUNDANT)
+    small, left, standard = AT_SIZE[X2], replace(X2, pruning=REDUNDANT), replace(X2, decay="standard")
     lost = {run: item.difference(run, X2) for run, item in ((small, sized), (left, longest))}
     share = {run: item.parameters(run) / item.parameters(X2) for run, item in ((small, sized), (left, longest))}
     signs = (no_loss(lost[small]), holds(share[left] <= LEFT), no_loss(lost[left]))
     said = (
-        f"×2 at the published size, {1 - share[small]:.0%} removed: max F {lost[small]} [{signs[0]}]; "
+        f"×2 at the published size, {1 - share[small]:.0%} removed: max F {lost[small]} [{signs[0]}] "
+        f"(with standard decay {sized.difference(AT_SIZE[standard], standard)}); "
         f"without its redundant channels, {1 - share[left]:.0%} removed [{signs[1]}]: max F {lost[left]} [{signs[2]}]"
     )
     why, section = "a short schedule drives fewer scales to nothing", "How far we got: CSNet ×1 and ×2, trained longest"

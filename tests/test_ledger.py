@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 from sodlib import checkpoints, cost, inventory, ledger, paper, records, side_by_side
 from sodlib.evidence import KNOWS_MORE, Estimate
 from sodlib.page import Page
-from sodlib.study import CENTRE, REDUNDANT, VANILLA, Run
+from sodlib.study import AT_SIZE, CENTRE, DECAY_WEIGHTS, PUBLISHED_SIZES, REDUNDANT, VANILLA, Run
 from sodlib.verdicts import AGREES, OPPOSITE, no_loss, verdict
 
 
@@ -55,6 +55,14 @@ def test_sections_of_the_ledger_are_headings():
     found = Page().evidence(*ledger.ITEMS)
     for entry in ledger.entries(found, {}).values():
         assert f"# {entry.section}" in headings, entry.section
+
+
+def test_what_longer_trainings_say_is_no_part_of_a_verdict():
+    found = Page().evidence(*ledger.ITEMS)
+    entry, sized = ledger.entries(found, {})["figure13"], found[PUBLISHED_SIZES]
+    standard = AT_SIZE[Run(decay="standard")]
+    assert f"×1 {sized.difference(AT_SIZE[Run()], standard)}" in entry.ours.partition("no part of the verdict")[2]
+    assert len(entry.signs) == len(DECAY_WEIGHTS)
 
 
 def test_sizes_and_the_mean_mask_are_parts_of_the_claims():

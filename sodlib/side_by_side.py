@@ -23,10 +23,10 @@ def figure(photograph: np.ndarray, networks: Mapping[str, nn.Module], timed: boo
     """The photograph, uint8 `[H, W, 3]`, and every network's saliency map, titled by name and parameters; `timed` adds
     the milliseconds of the second of two predictions, resizing included."""
     width = FULL_WIDTH / (1 + len(networks))
-    height = min(3.1, 0.45 + width * photograph.shape[0] / photograph.shape[1])
+    height = min(3.1, 0.35 + width * photograph.shape[0] / photograph.shape[1])
     drawn, axes = plt.subplots(1, 1 + len(networks), figsize=(FULL_WIDTH, height), squeeze=False)
     axes[0, 0].imshow(photograph)
-    axes[0, 0].set_title("photograph")
+    axes[0, 0].set_title("photograph", fontsize="small")
     for axis, (name, network) in zip(axes[0, 1:], networks.items(), strict=True):
         saliency_map = predict(network, photograph)
         title = f"{name}\n{count_parameters(network) / 1e3:,.0f}K at {network.input_size} × {network.input_size}"
@@ -35,7 +35,7 @@ def figure(photograph: np.ndarray, networks: Mapping[str, nn.Module], timed: boo
             predict(network, photograph)
             title += f", {1e3 * (time.perf_counter() - started):.0f} ms"
         axis.imshow(saliency_map, **SALIENCY)
-        axis.set_title(title)
+        axis.set_title(title, fontsize="small")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(False)

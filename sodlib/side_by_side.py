@@ -23,7 +23,7 @@ def figure(photograph: np.ndarray, networks: Mapping[str, nn.Module], timed: boo
     """The photograph, uint8 `[H, W, 3]`, and every network's saliency map, titled by name and parameters; `timed` adds
     the milliseconds of the second of two predictions, resizing included."""
     width = FULL_WIDTH / (1 + len(networks))
-    height = min(3.1, 0.35 + width * photograph.shape[0] / photograph.shape[1])
+    height = min(3.1, 0.42 + width * photograph.shape[0] / photograph.shape[1])
     drawn, axes = plt.subplots(1, 1 + len(networks), figsize=(FULL_WIDTH, height), squeeze=False)
     axes[0, 0].imshow(photograph)
     axes[0, 0].set_title("photograph", fontsize="small")
@@ -39,6 +39,7 @@ def figure(photograph: np.ndarray, networks: Mapping[str, nn.Module], timed: boo
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
+        axis.set_anchor("S")
     return drawn
 
 

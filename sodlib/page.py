@@ -103,12 +103,14 @@ class Page:
         return [record for run in wanted if (record := records.find(run.key(preset), *places))]
 
     def _luck(self, preset: str) -> dict[str, float]:
-        """What seeds alone can do at a preset, by measure: from the comparison of decays, once it has all its seeds."""
-        wanted = {run: [replace(run, seed=seed) for seed in study.SEEDS] for run in study.runs_of(LUCK)}
-        if self.fresh or not all(study.is_recorded(run, preset) for several in wanted.values() for run in several):
+        """What seeds alone can do at a preset, by measure: from those runs of the comparison of decays that have all
+        seeds, once there are two."""
+        several = {run: [replace(run, seed=seed) for seed in study.SEEDS] for run in study.runs_of(LUCK)}
+        wanted = {run: of for run, of in several.items() if all(study.is_recorded(one, preset) for one in of)}
+        if self.fresh or len(wanted) < 2:
             return {}
         where = runs.Surroundings(self.output / "results", self.data, (RESULTS,))
-        found = {run: tuple(runs.obtain(one, preset, where) for one in several) for run, several in wanted.items()}
+        found = {run: tuple(runs.obtain(one, preset, where) for one in of) for run, of in wanted.items()}
         evidence = Evidence(LUCK, preset_named(preset), study.SEEDS, found)
         return {measure: evidence.seed_luck(measure) for measure in MEASURES}
 

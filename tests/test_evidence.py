@@ -11,6 +11,7 @@ import sodlib
 from sodlib import charts, metrics, paper, study
 from sodlib.description import CENTRE, Run
 from sodlib.evidence import Estimate, Evidence, provenance
+from sodlib.page import LUCK, Page
 from sodlib.presets import preset_named
 from sodlib.verdicts import effects, no_loss, same_sign
 
@@ -216,3 +217,10 @@ def test_what_seeds_do_is_known_where_there_are_several():
     pruned = Run(pruning=study.REDUNDANT)
     of_one_training = replace(single, records={FIRST: (Recorded(),), pruned: (Recorded(),)})
     assert of_one_training.difference(pruned, FIRST).luck == 0
+
+
+def test_two_runs_with_all_seeds_tell_what_a_seed_does(monkeypatch):
+    page, runs = Page(), study.runs_of(LUCK)
+    for count in (1, 2):
+        monkeypatch.setattr(study, "runs_of", lambda item, seed=0, count=count: runs[:count])
+        assert bool(page._luck("lite")) == (count == 2)

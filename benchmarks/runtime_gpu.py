@@ -107,9 +107,9 @@ def throughput(run: nn.Module, image: torch.Tensor, rounds: int, batches: tuple[
     return best
 
 
-def measured(name: str, model: CSNet, form: str, precision: str, measure: str, rounds: int) -> dict:
-    """One row; where it fails it has an "error" for its numbers, so that it does not cost the others."""
-    row, start = {"network": name, "form": form, "precision": precision, "measure": measure}, time.monotonic()
+def measured(model: CSNet, form: str, precision: str, measure: str, rounds: int) -> dict:
+    """The numbers of one row; where it fails an "error" instead, so that it does not cost the others."""
+    row, start = {}, time.monotonic()
     image, dtype = torch.randn(1, 3, SIZE, SIZE, device="cuda"), PRECISIONS[precision]
     try:
         if form == "compiled":
@@ -154,11 +154,10 @@ def main() -> None:
     with torch.inference_mode():
         built = networks(arguments.channels)
         for (form, measure, precision), (name, model) in itertools.product(rows, built.items()):
-            if time.monotonic() - start > arguments.seconds:
-                row = {"network": name, "form": form, "precision": precision, "measure": measure, "error": NO_TIME}
-            else:
-                row = measured(name, model, form, precision, measure, arguments.rounds)
-            record["rows"].append(row)
+            row = {"network": name, "form": form, "precision": precision, "measure": measure}
+            late = time.monotonic() - start > arguments.seconds
+            found = {"error": NO_TIME} if late else measured(model, form, precision, measure, arguments.rounds)
+            record["rows"].append(row | found)
             arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     for row in record["rows"]:
         print(row)

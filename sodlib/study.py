@@ -96,11 +96,11 @@ BEYOND = {name: Run(beyond=name) for name in WAYS}
 #: The networks that the paper is known for, CSNet-L x1 and x2: shown from the longest trainings that there are.
 HEADLINE = "Headline"
 #: The longest trainings, also with standard decay and, not in the paper, with the overlap loss; and each pruned to the
-#: size of the published CSNet-L, whatever counts as redundant in it. By the network, it at this size.
+#: size of the published CSNet-L, whatever counts as redundant in it. The pruned run, by the whole one.
 PUBLISHED_SIZES = "Published sizes"
 AT_SIZE = {
-    run: replace(run, pruning=Pruning(parameters=parameters, ranking="network"))
-    for width, parameters in ((1, 94_000), (2, 141_000))
+    run: replace(run, pruning=size)
+    for width, size in ((1, MATCHED[0]), (2, replace(MATCHED[0], parameters=141_000)))
     for run in (Run(width=width), Run(width=width, decay="standard"), Run(width=width, beyond="overlap"))
 }
 #: Table 7's rows that can be trained: by the paper's name, the ways of which the validation split chooses one.
@@ -216,11 +216,11 @@ def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUD
     """The declared runs that one of these words names: an item ("table 6", "figure 14"), or part of a key. All of
     them without words. Raises SodlibError for a word that names none."""
     chosen: dict[Declared, None] = dict.fromkeys(() if only else declared)
+    items = {item.lower() for entry in declared for item in entry.feeds}
     for word in only:
         plain = " ".join(word.lower().split())
-        others = f"{SEVERED}|{SLIP}|{BEYOND_THE_PAPER}|{HEADLINE}|{PUBLISHED_SIZES}".lower()
-        is_item = re.fullmatch(rf"(table|figure|algorithm|section) ?\d+(\.\d+)?|{others}", plain)
         item = re.sub(r"(?<=[a-z]) ?(?=\d)", " ", plain)
+        is_item = item in items or re.fullmatch(r"(table|figure|algorithm|section) \d+(\.\d+)?", item)
         named = [
             entry
             for entry in declared

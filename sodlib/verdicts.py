@@ -105,7 +105,7 @@ def beside(item: Evidence, rows: Mapping[str, tuple[Run, Run]], measure: str, en
     estimates = {name: str(item.difference(*runs, measure)) for name, runs in rows.items()}
     shown = ", ".join(f"{name} {estimate}" for name, estimate in estimates.items() if estimate)
     seeds = f"{len(item.seeds)} seed{'s' if len(item.seeds) > 1 else ''}"
-    more = f"; no part of the verdict: the same of {item.item.lower()} at {item.preset.name}, {seeds}, {shown}"
+    more = f"; no part of the verdict: the same at {item.preset.name} ({item.item.lower()}), {seeds}, {shown}"
     return replace(entry, ours=entry.ours + more) if shown else entry
 
 

@@ -66,14 +66,14 @@ class Estimate:
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """The records that an item of the paper, such as "Table 6", is shown from: all of one preset, and for every run
-    the same seeds, or none. Runs are named by their description at seed 0. `luck`: `seed_luck` by measure, of runs of
+    the same seeds, or none. Runs are named by their description at seed 0. `luck`: `seed_luck` of the trainings of
     this preset that have several seeds. `tested`: another test set than the one that the preset asks for."""
 
     item: str
     preset: Preset
     seeds: tuple[int, ...]
     records: Mapping[Run, tuple[Record, ...]]
-    luck: Mapping[str, float] = field(default_factory=dict)
+    luck: Mapping[tuple[str, str], float] = field(default_factory=dict)
     tested: str = ""
 
     def of(self, run: Run) -> tuple[Record, ...]:
@@ -128,7 +128,7 @@ class Evidence:
         trainings = {replace(run, pruning=None, activation_map="") for run in networks}
         if len(self.seeds) > 1 or len(trainings) < 2:
             return estimate
-        return replace(estimate, luck=self.luck.get(measure, np.nan))
+        return replace(estimate, luck=self.luck.get((self.test_set, measure), np.nan))
 
     def knows_more(self, run: Run) -> bool:
         """Whether a network has learned more than where objects usually lie."""
@@ -143,14 +143,10 @@ class Evidence:
         SodlibError where the item has no such run."""
         return np.concatenate([record.scales() for record in self.of(run)] or [np.empty(0)])
 
-    def seed_luck(self, measure: str = "max_f") -> float:
-        """How large a difference between two networks of one seed each could come from their seeds alone: 1.96 standard
-        deviations of a difference, where that of a score is the median over the item's runs of the standard deviation
-        over the seeds. 0 with one seed, which tells nothing of it."""
-        if len(self.seeds) == 1:
-            return 0.0
-        scores = [[self._drawn(record)[measure][-1] for record in found] for found in self.records.values() if found]
-        return 1.96 * np.sqrt(2) * float(np.median(np.std(scores, axis=1, ddof=1)))
+    def deviations(self, run: Run) -> np.ndarray:
+        """The standard deviation between the channels of every layer inside the ILBlocks (Figure 4), `[seeds, layers]`.
+        Raises SodlibError where the item has no such run."""
+        return np.stack([record.arrays["channel_deviation"] for record in self.of(run)])
 
     def accuracy(self, run: Run) -> tuple[Estimate, ...]:
         """The accuracy of a classifier with each seed and its exact binomial interval (Clopper and Pearson), which says
@@ -213,7 +209,7 @@ class Evidence:
         settings = self.preset
         budget = f"{self.steps:,} steps of {settings.batch} at {settings.size} × {settings.size}"
         recorded = sum(map(bool, self.records.values()))
-        luck = self.luck.get("max_f") if len(self.seeds) == 1 and not self._of_classifiers else None
+        luck = self.luck.get((self.test_set, "max_f")) if len(self.seeds) == 1 and not self._of_classifiers else None
         seeds += f" (two seeds may differ by {luck:.3f} in max F)" if luck else ""
         left = "" if recorded == len(self.records) else f"; {recorded} of {len(self.records)} runs recorded so far"
         return f"preset {settings.name} ({budget}); {self.where}; {seeds}{left}"
@@ -239,19 +235,23 @@ class Evidence:
         )
 
     @property
+    def hardware(self) -> set[str]:
+        """The machines that made the records."""
+        return {record.data["hardware"] for records in self.records.values() for record in records}
+
+    @property
     def budget(self) -> str:
         """What made the records, in sentences, and how much less it is than the paper's."""
         settings, data = self.preset, self._any.data
         share = self.steps * settings.batch * settings.size**2 / (PUBLISHED_STEPS * PUBLISHED_BATCH * 224**2)
         protocol = "" if self._of_classifiers else ", by the released protocol"
-        hardware = sorted({record.data["hardware"] for records in self.records.values() for record in records})
         return (
             f"**Preset {settings.name}.** {settings.epochs} epochs of {self._steps_per_epoch} steps of "
             f"{settings.batch} images from {data['images'][self._train]:,} of {self._train}, at {settings.size} "
             f"× {settings.size}: {share:.2%} of the pixels that a training of the paper sees. Learning rate "
             f"{settings.learning_rate:g}, second beta of Adam {settings.beta2:g}; {settings.after_steps} batches after "
             f"pruning; redundant means |γ| < {settings.redundant:g}. Scores are from {self.test_set} (n = "
-            f"{self.images:,}){protocol}. Made on {'; '.join(hardware)}."
+            f"{self.images:,}){protocol}."
         )
 
     def _drawn(self, record: Record) -> dict[str, np.ndarray]:
@@ -273,16 +273,32 @@ class Evidence:
 
 
 def provenance(found: Iterable[Evidence]) -> str:
-    """What made the numbers of a page: a paragraph a preset, with the items that are shown from it and their seeds."""
-    by_preset: dict[str, list[Evidence]] = {}
+    """What made the numbers of a page: a paragraph for every preset and training set, with the items that are shown
+    from it, their seeds, and all machines that made their records."""
+    by_budget: dict[str, list[Evidence]] = {}
     for evidence in found:
-        by_preset.setdefault(evidence.preset.name, []).append(evidence)
+        by_budget.setdefault(evidence.budget, []).append(evidence)
     return "\n\n".join(
-        f"{several[0].budget} Shown from it (seeds): "
+        f"{budget} Made on {'; '.join(sorted(set().union(*(evidence.hardware for evidence in several))))}. "
+        "Shown from it (seeds): "
         + ", ".join(f"{evidence.item} ({', '.join(map(str, evidence.seeds))})" for evidence in several)
         + "."
-        for several in by_preset.values()
+        for budget, several in by_budget.items()
     )
+
+
+def seed_luck(trainings: Iterable[Sequence[Record]]) -> dict[tuple[str, str], float]:
+    """How large a difference between two networks of one seed each could come from their seeds alone, by test set and
+    measure: 1.96 standard deviations of a difference, from the variance of a score over the seeds, pooled over these
+    trainings, each with several seeds. Of sets on which two or more of them were scored."""
+    spread: dict[tuple[str, str], list[float]] = {}
+    for several in trainings:
+        scores = [record.data["scores"] for record in several]
+        for test_set in set.intersection(*map(set, scores)):
+            for measure in MEASURES:
+                values = [of_seed[test_set]["released"][measure] for of_seed in scores]
+                spread.setdefault((test_set, measure), []).append(float(np.var(values, ddof=1)))
+    return {name: 1.96 * np.sqrt(2 * np.mean(of_runs)) for name, of_runs in spread.items() if len(of_runs) > 1}
 
 
 def epochs_to(by_seed: np.ndarray, level: float) -> float:

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from . import labels, networks, plots, records, runs, study
 from .data import data_root, find_set, read_image, read_pair
 from .description import Run
 from .errors import SodlibError
-from .evidence import MEASURES, Evidence
+from .evidence import Evidence, seed_luck
 from .gallery import PHOTOS
 from .presets import preset_named
 from .progress import observer
@@ -27,8 +28,14 @@ from .study import MIDDLE
 
 #: Of the networks by name those that are trained at smoke.
 TRIED_AT_SMOKE = ("enet", MIDDLE)
-#: The item whose runs say how much a seed matters.
-LUCK = "Section 3.2"
+
+
+@cache
+def _committed_luck(preset: str) -> dict[tuple[str, str], float]:
+    """`seed_luck` of the trainings that have records with all seeds."""
+    several = ([records.find(replace(run, seed=seed).key(preset), RESULTS) for seed in study.SEEDS]
+               for run in study.TRAININGS)  # fmt: skip
+    return seed_luck([of_seeds for of_seeds in several if all(of_seeds)])
 
 
 def _skipped(run: Run, preset: str) -> bool:
@@ -102,17 +109,9 @@ class Page:
         places = (self.output / "results",) if self.fresh else (self.output / "results", RESULTS)
         return [record for run in wanted if (record := records.find(run.key(preset), *places))]
 
-    def _luck(self, preset: str) -> dict[str, float]:
-        """What seeds alone can do at a preset, by measure: from those runs of the comparison of decays that have all
-        seeds, once there are two."""
-        several = {run: [replace(run, seed=seed) for seed in study.SEEDS] for run in study.runs_of(LUCK)}
-        wanted = {run: of for run, of in several.items() if all(study.is_recorded(one, preset) for one in of)}
-        if self.fresh or len(wanted) < 2:
-            return {}
-        where = runs.Surroundings(self.output / "results", self.data, (RESULTS,))
-        found = {run: tuple(runs.obtain(one, preset, where) for one in of) for run, of in wanted.items()}
-        evidence = Evidence(LUCK, preset_named(preset), study.SEEDS, found)
-        return {measure: evidence.seed_luck(measure) for measure in MEASURES}
+    def _luck(self, preset: str) -> dict[tuple[str, str], float]:
+        """What seeds alone can do at a preset, from its committed trainings."""
+        return {} if self.fresh else _committed_luck(preset)
 
     def figure(self, figure: Figure, name: str) -> None:
         """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files."""

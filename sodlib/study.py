@@ -206,6 +206,14 @@ def _merged(declared: Iterable[Declared]) -> tuple[Declared, ...]:
 
 
 STUDY = _merged(_declare())
+#: The networks that were trained for saliency on all images of a preset, seed 0, before any pruning: what seeds do.
+TRAININGS = tuple(
+    run
+    for entry in STUDY
+    if not ((run := entry.run).seed or run.pruning or run.classification or run.activation_map or run.is_pretraining)
+    and run.images == Run.images
+    and run != CENTRE
+)
 #: What the pages show.
 SHOWN = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Figure 4",
          "Figure 5", "Figure 8", "Figure 9", "Figure 10", "Figure 11", "Figure 13", "Figure 14", "Algorithm 1",

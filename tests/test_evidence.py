@@ -8,10 +8,10 @@ import pytest
 from matplotlib import pyplot as plt
 
 import sodlib
-from sodlib import charts, metrics, paper, study
+from sodlib import charts, metrics, paper, records, study
 from sodlib.description import CENTRE, Run
-from sodlib.evidence import Estimate, Evidence, provenance
-from sodlib.page import LUCK, Page
+from sodlib.evidence import Estimate, Evidence, provenance, seed_luck
+from sodlib.page import Page
 from sodlib.presets import preset_named
 from sodlib.verdicts import effects, no_loss, same_sign
 
@@ -82,7 +82,7 @@ def test_a_single_seed_is_the_plain_bootstrap():
 
 def test_differences_are_paired():
     """A gain on every image is told apart long before two intervals cease to overlap."""
-    both = replace(evidence([Recorded(shift=0.01)], [Recorded()]), luck={"max_f": 1e-4, "mae": 1e-4})
+    both = replace(evidence([Recorded(shift=0.01)], [Recorded()]), luck={("ECSSD", "max_f"): 1e-4, ("ECSSD", "mae"): 1e-4})
     difference = both.difference(FIRST, SECOND)
     expected = metrics.paired(*(both.of(run)[0].result for run in (FIRST, SECOND)))["max_f"]
     assert (difference.value, difference.low, difference.high) == pytest.approx(expected, abs=1e-6)
@@ -94,7 +94,7 @@ def test_differences_are_paired():
 
 
 def test_a_network_that_knows_no_more_than_the_mean_mask_settles_nothing():
-    both = replace(evidence([Recorded(shift=0.05)], [Recorded()]), luck={"max_f": 1e-4, "mae": 1e-4})
+    both = replace(evidence([Recorded(shift=0.05)], [Recorded()]), luck={("ECSSD", "max_f"): 1e-4, ("ECSSD", "mae"): 1e-4})
     told = replace(both, records=both.records | {CENTRE: (Recorded(),)})
     assert told.knows_more(FIRST) and not told.knows_more(SECOND)
     for measure in ("max_f", "mae"):
@@ -204,23 +204,32 @@ def test_a_small_difference_of_single_seeds_is_luck():
     assert Estimate(0.02, 0.01, 0.03, luck=np.nan).sign == "not known with one seed"
 
 
-def test_what_seeds_do_is_known_where_there_are_several():
-    several = evidence([Recorded(), Recorded(shift=0.1)], [Recorded(), Recorded(shift=0.1)], seeds=(0, 1))
-    values = [
-        metrics.drawn_scores(Recorded(shift=shift).result, np.full((1, IMAGES), 1 / IMAGES)) for shift in (0, 0.1)
+def test_what_seeds_do_is_pooled_over_trainings():
+    trainings = [[Recorded(shift=shift) for shift in shifts] for shifts in ((0, 0.1), (0, 0.02))]
+    spreads = [
+        np.std([record.data["scores"]["ECSSD"]["released"]["mae"] for record in several], ddof=1)
+        for several in trainings
     ]
-    spread = abs(float(values[1]["mae"][0] - values[0]["mae"][0])) / np.sqrt(2)
-    assert several.seed_luck("mae") == pytest.approx(1.96 * np.sqrt(2) * spread, rel=1e-4)
-    assert several.difference(FIRST, SECOND).luck == 0 == evidence([Recorded()]).seed_luck()
-    single = replace(evidence([Recorded()], [Recorded()]), luck={"max_f": 0.05})
+    luck = seed_luck(trainings)
+    assert luck["ECSSD", "mae"] == pytest.approx(1.96 * np.sqrt(2) * np.sqrt(np.mean(np.square(spreads))))
+    assert seed_luck(trainings[:1]) == {}, "one training is not enough"
+
+
+def test_luck_counts_between_trainings_of_one_seed():
+    single = replace(evidence([Recorded()], [Recorded()]), luck={("ECSSD", "max_f"): 0.05})
     assert single.difference(FIRST, SECOND).luck == 0.05 and np.isnan(single.difference(FIRST, SECOND, "mae").luck)
+    assert evidence([Recorded()] * 2, [Recorded()] * 2, seeds=(0, 1)).difference(FIRST, SECOND).luck == 0
     pruned = Run(pruning=study.REDUNDANT)
     of_one_training = replace(single, records={FIRST: (Recorded(),), pruned: (Recorded(),)})
     assert of_one_training.difference(pruned, FIRST).luck == 0
 
 
-def test_two_runs_with_all_seeds_tell_what_a_seed_does(monkeypatch):
-    page, runs = Page(), study.runs_of(LUCK)
-    for count in (1, 2):
-        monkeypatch.setattr(study, "runs_of", lambda item, seed=0, count=count: runs[:count])
-        assert bool(page._luck("lite")) == (count == 2)
+def test_the_luck_of_a_page_is_of_its_presets_trainings():
+    spread = []
+    for run in study.TRAININGS:
+        several = [records.find(replace(run, seed=seed).key("lite"), records.RESULTS) for seed in study.SEEDS]
+        if all(several):
+            spread.append(np.var([one.data["scores"]["ECSSD"]["released"]["max_f"] for one in several], ddof=1))
+    luck = Page().evidence("Table 6")["Table 6"].luck
+    assert len(spread) > 1 and luck["ECSSD", "max_f"] == pytest.approx(1.96 * np.sqrt(2 * np.mean(spread)))
+    assert not any(run.pruning or run.images or run.seed for run in study.TRAININGS)

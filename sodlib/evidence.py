@@ -116,6 +116,10 @@ class Evidence:
         """The mean over the seeds on the test set; the interval draws images and, where there are several, seeds."""
         return self._estimate([self._drawn(record)[measure] for record in self.of(run)])
 
+    def values(self, run: Run, measure: str = "max_f") -> list[float]:
+        """The score with every seed."""
+        return [float(self._drawn(record)[measure][-1]) for record in self.of(run)]
+
     def difference(self, first: Run, second: Run, measure: str = "max_f") -> Estimate:
         """How far the first lies above the second, paired: every draw takes the same images for both, and seeds by
         pairs. With one seed, two trainings also differ by its luck. Blind where the item has the mean mask to tell."""
@@ -203,6 +207,11 @@ class Evidence:
         return table
 
     @property
+    def origin(self) -> str:
+        """Preset and seeds, for the corner of a figure."""
+        return f"preset {self.preset.name}, seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
+
+    @property
     def caption(self) -> str:
         """What the numbers are from, for the end of a caption."""
         seeds = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"mean of seeds {', '.join(map(str, self.seeds))}"
@@ -285,20 +294,6 @@ def provenance(found: Iterable[Evidence]) -> str:
         + "."
         for budget, several in by_budget.items()
     )
-
-
-def seed_luck(trainings: Iterable[Sequence[Record]]) -> dict[tuple[str, str], float]:
-    """How large a difference between two networks of one seed each could come from their seeds alone, by test set and
-    measure: 1.96 standard deviations of a difference, from the variance of a score over the seeds, pooled over these
-    trainings, each with several seeds. Of sets on which two or more of them were scored."""
-    spread: dict[tuple[str, str], list[float]] = {}
-    for several in trainings:
-        scores = [record.data["scores"] for record in several]
-        for test_set in set.intersection(*map(set, scores)):
-            for measure in MEASURES:
-                values = [of_seed[test_set]["released"][measure] for of_seed in scores]
-                spread.setdefault((test_set, measure), []).append(float(np.var(values, ddof=1)))
-    return {name: 1.96 * np.sqrt(2 * np.mean(of_runs)) for name, of_runs in spread.items() if len(of_runs) > 1}
 
 
 def epochs_to(by_seed: np.ndarray, level: float) -> float:

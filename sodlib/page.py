@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from . import labels, networks, plots, records, runs, study
 from .data import data_root, find_set, read_image, read_pair
 from .description import Run
 from .errors import SodlibError
-from .evidence import Evidence, seed_luck
+from .evidence import MEASURES, Evidence
 from .gallery import PHOTOS
 from .presets import preset_named
 from .progress import observer
@@ -28,6 +28,20 @@ from .study import MIDDLE
 
 #: Of the networks by name those that are trained at smoke.
 TRIED_AT_SMOKE = ("enet", MIDDLE)
+
+
+def seed_luck(trainings: Iterable[Sequence[Record]]) -> dict[tuple[str, str], float]:
+    """How large a difference between two networks of one seed each could come from their seeds alone, by test set and
+    measure: 1.96 standard deviations of a difference, from the variance of a score over the seeds, pooled over these
+    trainings, each with several seeds. Of sets on which two or more of them were scored."""
+    spread: dict[tuple[str, str], list[float]] = {}
+    for several in trainings:
+        scores = [record.data["scores"] for record in several]
+        for test_set in set.intersection(*map(set, scores)):
+            for measure in MEASURES:
+                values = [of_seed[test_set]["released"][measure] for of_seed in scores]
+                spread.setdefault((test_set, measure), []).append(float(np.var(values, ddof=1)))
+    return {name: 1.96 * np.sqrt(2 * np.mean(of_runs)) for name, of_runs in spread.items() if len(of_runs) > 1}
 
 
 @cache
@@ -113,8 +127,11 @@ class Page:
         """What seeds alone can do at a preset, from its committed trainings."""
         return {} if self.fresh else _committed_luck(preset)
 
-    def figure(self, figure: Figure, name: str) -> None:
-        """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files."""
+    def figure(self, figure: Figure, name: str, item: Evidence | None = None) -> None:
+        """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files. In its corner
+        stand preset and seeds of the `item` that it is drawn from."""
+        if item is not None:
+            figure.supxlabel(item.origin, x=1, ha="right", fontsize="x-small", color=plots.COLORS["faint"])
         self.figures.mkdir(parents=True, exist_ok=True)
         for suffix, options in ((".png", {"dpi": 160}), (".svg", {"metadata": {"Date": None}})):
             beside = self.figures / f".{name}{suffix}"

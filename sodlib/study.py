@@ -103,6 +103,8 @@ AT_SIZE = {
     for width, size in ((1, MATCHED[0]), (2, replace(MATCHED[0], parameters=141_000)))
     for run in (Run(width=width), Run(width=width, decay="standard"), Run(width=width, beyond="overlap"))
 }
+#: Half of the published CSNet-L x1, with both decays.
+HALVES = {run: replace(run, pruning=MATCHED[1]) for run in (Run(), Run(decay="standard"))}
 #: Table 7's rows that can be trained: by the paper's name, the ways of which the validation split chooses one.
 TABLE_7 = {
     "CSNet×1-L": (replace(Run(), pruning=REDUNDANT),),
@@ -138,7 +140,7 @@ def _declare() -> Iterable[Declared]:
     yield from each((replace(run, pruning=REDUNDANT) for run in fusions), "Table 5")
 
     # What a network scores that has learned where objects usually lie, and nothing else.
-    yield from each([CENTRE], "Table 5", "Table 6")
+    yield from each([CENTRE], "Table 5", "Table 6", "Section 3.2", "Section 6.1")
 
     # Table 6: split ratios with fixed channels, and two pruned networks.
     yield from each((Run(network=network, split=split) for network in ("csnet", "extractor") for split in SPLITS),
@@ -193,7 +195,7 @@ def _declare() -> Iterable[Declared]:
     # Not in the paper: what other ways of training give to the same network.
     yield from each([*BEYOND.values(), TEACHER], BEYOND_THE_PAPER)
     yield from each([Run(), *pruned(Run(), REDUNDANT), X2, *pruned(X2, REDUNDANT)], HEADLINE)
-    yield from each([*AT_SIZE, *AT_SIZE.values()], PUBLISHED_SIZES)
+    yield from each([*AT_SIZE, *AT_SIZE.values(), *HALVES.values()], PUBLISHED_SIZES)
 
 
 def _merged(declared: Iterable[Declared]) -> tuple[Declared, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,20 +45,32 @@ def holds(value: bool) -> str:
     return AGREES if value else OPPOSITE
 
 
-def effects(rows: Iterable[tuple[str, float | None, Estimate]]) -> pd.DataFrame:
-    """Differences in max F-measure that the paper claims, a row each: what is compared, the paper's difference (None
-    where it prints none), ours with its 95 % interval, and whether the sign is the paper's."""
+#: What a page says of a difference in max F-measure: what is compared, the paper's difference (None where it prints
+#: none), ours.
+Effect = tuple[str, float | None, Estimate]
+
+
+def effects(rows: Iterable[Effect], equal: Collection[str] = ()) -> pd.DataFrame:
+    """A row a difference: the paper's, ours with its 95 % interval, and how it stands to the claim, which is the
+    paper's sign, or for those named in `equal` that nothing is lost."""
     table = [
         {
             "difference in max F": name,
             "paper": np.nan if printed is None else printed,
             "ours": ours.value,
             "ours, 95 %": "" if np.isnan(ours.value) else f"{ours.low:+.3f} to {ours.high:+.3f}",
-            "here": same_sign(printed, ours),
+            "here": no_loss(ours) if name in equal else same_sign(printed, ours),
         }
         for name, printed, ours in rows
     ]
     return pd.DataFrame(table)
+
+
+def listed(rows: Iterable[Effect], equal: Collection[str] = ()) -> str:
+    """The same in words, for a verdict."""
+    return "; ".join(
+        f"{name}: {ours} {no_loss(ours) if name in equal else same_sign(printed, ours)}" for name, printed, ours in rows
+    )
 
 
 def differences_of(item: Evidence, pairs: Mapping[str, tuple[Run, Run]]) -> pd.DataFrame:
@@ -88,8 +100,8 @@ class Entry:
 
     ours: str
     signs: tuple[str, ...]
-    page: str
-    section: str
+    page: str = ""
+    section: str = ""
     item: str = ""
     cause: str = ""
 

@@ -10,8 +10,8 @@ from matplotlib import pyplot as plt
 import sodlib
 from sodlib import charts, metrics, paper, records, study
 from sodlib.description import CENTRE, Run
-from sodlib.evidence import Estimate, Evidence, provenance, seed_luck
-from sodlib.page import Page
+from sodlib.evidence import Estimate, Evidence, provenance
+from sodlib.page import Page, seed_luck
 from sodlib.presets import preset_named
 from sodlib.verdicts import effects, no_loss, same_sign
 
@@ -53,6 +53,7 @@ class Recorded:
 
 
 FIRST, SECOND = Run(), Run(decay="standard")
+LITTLE = {("ECSSD", measure): 1e-4 for measure in ("max_f", "mae")}
 
 
 def evidence(first, second=(), seeds=(0,)):
@@ -82,7 +83,9 @@ def test_a_single_seed_is_the_plain_bootstrap():
 
 def test_differences_are_paired():
     """A gain on every image is told apart long before two intervals cease to overlap."""
-    both = replace(evidence([Recorded(shift=0.01)], [Recorded()]), luck={("ECSSD", "max_f"): 1e-4, ("ECSSD", "mae"): 1e-4})
+    both = replace(
+        evidence([Recorded(shift=0.01)], [Recorded()]), luck={("ECSSD", "max_f"): 1e-4, ("ECSSD", "mae"): 1e-4}
+    )
     difference = both.difference(FIRST, SECOND)
     expected = metrics.paired(*(both.of(run)[0].result for run in (FIRST, SECOND)))["max_f"]
     assert (difference.value, difference.low, difference.high) == pytest.approx(expected, abs=1e-6)
@@ -94,7 +97,9 @@ def test_differences_are_paired():
 
 
 def test_a_network_that_knows_no_more_than_the_mean_mask_settles_nothing():
-    both = replace(evidence([Recorded(shift=0.05)], [Recorded()]), luck={("ECSSD", "max_f"): 1e-4, ("ECSSD", "mae"): 1e-4})
+    both = replace(
+        evidence([Recorded(shift=0.05)], [Recorded()]), luck={("ECSSD", "max_f"): 1e-4, ("ECSSD", "mae"): 1e-4}
+    )
     told = replace(both, records=both.records | {CENTRE: (Recorded(),)})
     assert told.knows_more(FIRST) and not told.knows_more(SECOND)
     for measure in ("max_f", "mae"):

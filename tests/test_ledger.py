@@ -6,10 +6,21 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from sodlib import checkpoints, cost, inventory, ledger, paper, records, side_by_side
+from sodlib import checkpoints, claims, cost, inventory, ledger, paper, records, side_by_side
 from sodlib.evidence import KNOWS_MORE, Estimate
 from sodlib.page import Page
-from sodlib.study import AT_SIZE, CENTRE, DECAY_WEIGHTS, PUBLISHED_SIZES, REDUNDANT, VANILLA, Run
+from sodlib.study import (
+    AT_SIZE,
+    CENTRE,
+    HALVES,
+    MATCHED,
+    PUBLISHED_SIZES,
+    REDUNDANT,
+    VANILLA,
+    X1_5,
+    Run,
+    replace,
+)
 from sodlib.verdicts import AGREES, OPPOSITE, no_loss, verdict
 
 
@@ -39,9 +50,13 @@ def test_no_loss_needs_the_whole_interval():
     assert no_loss(Estimate(-0.03, -0.04, -0.02, luck=0.021)) == "not told apart"
 
 
-def test_every_claim_has_its_row():
-    page = Page()
-    table = ledger.ledger(page.evidence(*ledger.ITEMS), inventory.shipped())
+@pytest.fixture(scope="module")
+def found():
+    return Page().evidence(*ledger.ITEMS)
+
+
+def test_every_claim_has_its_row(found):
+    table = ledger.ledger(found, inventory.shipped())
     assert table["id"].tolist() == paper.claims()["id"].tolist()
     words = {"reproduced", "partly", "not reproduced", "open", "not testable here"}
     assert set(table["verdict"]) <= words and (table["here"] != "").all()
@@ -49,30 +64,52 @@ def test_every_claim_has_its_row():
     assert set(table["page"].dropna()) <= pages
 
 
-def test_sections_of_the_ledger_are_headings():
+def test_sections_of_the_ledger_are_headings(found):
     known = (REPOSITORY / "notebooks").glob("*.ipynb")
     headings = "\n".join(path.read_text() for path in known)
-    found = Page().evidence(*ledger.ITEMS)
     for entry in ledger.entries(found, {}).values():
         assert f"# {entry.section}" in headings, entry.section
 
 
-def test_what_longer_trainings_say_is_no_part_of_a_verdict():
-    found = Page().evidence(*ledger.ITEMS)
+def test_what_longer_trainings_say_is_no_part_of_a_verdict(found):
     entry, sized = ledger.entries(found, {})["figure13"], found[PUBLISHED_SIZES]
-    standard = AT_SIZE[Run(decay="standard")]
-    assert f"×1 {sized.difference(AT_SIZE[Run()], standard)}" in entry.ours.partition("no part of the verdict")[2]
-    assert len(entry.signs) == len(DECAY_WEIGHTS)
+    standard = Run(decay="standard")
+    for smaller in (AT_SIZE, HALVES):
+        difference = sized.difference(smaller[Run()], smaller[standard])
+        assert str(difference) and str(difference) in entry.ours.partition("no part of the verdict")[2]
+    assert len(entry.signs) == len(MATCHED) + 1
 
 
-def test_sizes_and_the_mean_mask_are_parts_of_the_claims():
-    found = Page().evidence(*ledger.ITEMS)
+def test_a_part_that_every_seed_must_show(found):
+    item = found["Table 4"]
+    saliency, classification = (
+        [record.data["parameters"] for record in item.of(replace(run, pruning=REDUNDANT))] for run in X1_5.values()
+    )
+    ratios = np.divide(saliency, classification)
+    limits = (ratios.min() / 2, ratios.mean(), ratios.max() * 2)
+    assert len(ratios) == 3 and ratios.min() < ratios.mean() < ratios.max()
+    assert claims.tasks(item, *limits).signs == (OPPOSITE, "not told apart", AGREES)
+
+
+def test_the_shares_of_the_low_resolution(found):
+    item = found["Figure 10"]
+    entry, run = claims.resolutions(item), Run(pruning=REDUNDANT)
+    layers = {layer["layer"]: layer["out"] for layer in item.of(run)[0].data["plan"]["layers"]}
+    low, every = (
+        sum(part(outputs) for name, outputs in layers.items() if name.startswith("stage4.") and len(outputs) > 1)
+        for part in (lambda outputs: outputs[1], sum)
+    )
+    assert len(item.seeds) == 1 and f", {low / every:.0%} [" in entry.ours
+    assert len(entry.signs) == 3 + 4
+
+
+def test_sizes_and_the_mean_mask_are_parts_of_the_claims(found):
     entries, table = ledger.entries(found, {}), found["Table 11"]
     wide, narrow = (
         np.mean([record.data["parameters"] for record in table.of(Run(width=width, pruning=REDUNDANT))])
         for width in (2, 1)
     )
-    assert (entries["table11"].signs[-1] == AGREES) == (wide <= ledger.LARGER * narrow)
+    assert (entries["table11"].signs[-1] == AGREES) == (wide <= claims.LARGER * narrow)
     table = found["Table 6"]
     advantages = [table.difference(run, CENTRE) for run in (Run(network="extractor"), table.chosen(VANILLA))]
     knows_more = min(advantage.low for advantage in advantages) > KNOWS_MORE

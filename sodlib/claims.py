@@ -1,0 +1,334 @@
+"""The claims that are more than a list of differences: what each is reduced to, and its limits, which are our reading.
+
+Every function returns the `verdicts.Entry` of one claim, or of a part of one, from its records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from . import labels, published, timing
+from .channels import ChannelPlan, Split, plan_channels
+from .cost import count_parameters
+from .csnet import CSNet
+from .decay import GAP
+from .description import Run
+from .evidence import Evidence
+from .records import Record
+from .sensitivity import p_value, sensitivity
+from .severing import severed
+from .study import (
+    AT_SIZE,
+    COMPARED,
+    DECAYS_COMPARED,
+    FEWER,
+    IMAGENET,
+    LABELLED,
+    MATCHED,
+    MIDDLE,
+    PROBES,
+    RANDOM,
+    RATIO_SIZES,
+    REDUNDANT,
+    STARTS,
+    TABLE_7,
+    TRANSFERS,
+    VANILLA,
+    WITHOUT,
+    X1_5,
+    X2,
+    Pruning,
+    replace,
+)
+from .verdicts import AGREES, MARGIN, OPPOSITE, Entry, holds, in_words, joined, no_loss, same_sign
+
+#: Our limits where a claim is no difference. The share of parameters that may stay ("about 80 % fewer"); by how much
+#: more of the scales must be redundant ("a clear gap"); how many times larger a network may be where it is "hardly
+#: larger", and where a threshold "has no effect"; how large a network for saliency may be beside one for classes ("far
+#: fewer"); by which factor "ten times as fast" may be missed; from which share of the channels on one is "more".
+LEFT, MORE, LARGER, ALIKE, FAR, TENFOLD, EVEN = 0.25, 0.05, 2.0, 1.1, 2 / 3, 1.5, 0.02
+#: Max F-measure and parameters of the headline (CSNet-x1-L's, x2-L's).
+HEADLINE_F, HEADLINE_PARAMETERS = 0.900, 150_000
+#: Table 10's thresholds that lie inside the gap of the published scales: the smallest network, and the largest.
+IN_GAP = (3e-3, 1e-20)
+
+BUDGET = "a short training, far below the paper's"
+LIGHT = ("Eff.Net", "Sf.Netv2", "ENet", "CGNet", "DABNet", "ESPNetv2", "BiseNet")
+
+
+def budget(item: Evidence, runs: Mapping[str, Run]) -> str:
+    """BUDGET as a cause, and those of the runs, by name, that it has severed layers of."""
+    names = [name for name, run in runs.items() if severed(item.of(run)) > 0]
+    return BUDGET + (f", which severs layers of {' and '.join(names)} (page 02)" if names else "")
+
+
+def by_decay(*runs: Run) -> dict[str, Run]:
+    """Runs by the name of their decay."""
+    return {f"the network with {run.decay} decay": run for run in runs}
+
+
+def structure(x1: Run, x2: Run) -> Entry:
+    """The published structure has the published number of parameters."""
+    counts = [count_parameters(CSNet(plan_channels(run.network, run.width, run.split, run.stages))) for run in (x1, x2)]
+    return Entry(
+        f"CSNet ×1: {counts[0]:,} parameters, paper 211K; ×2: {counts[1]:,}, paper 788K",
+        tuple(holds(abs(count / 1000 - printed) < 1) for count, printed in zip(counts, (211, 788), strict=True)),
+        cause="the printed layers hold slips, which are listed there",
+    )
+
+
+def size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entry:
+    """That a network has at most so many times the parameters of another."""
+    ours, theirs = item.parameters(run), item.parameters(other)
+    sign = holds(ours <= most * theirs)
+    return Entry(f"{names}: {ours / 1e3:.0f}K and {theirs / 1e3:.0f}K parameters [{sign}]", (sign,))
+
+
+def costs(item: Evidence, runs: Mapping[str, Run]) -> Entry:
+    """That every one of these networks, after pruning, asks for more MACC than the one before."""
+    macc = item.table(runs)["macc_g"]
+    sign = holds(macc.is_monotonic_increasing)
+    return Entry("MACC " + ", ".join(f"{value:.2f}G" for value in macc) + f" [{sign}]", (sign,))
+
+
+def blocks(item: Evidence) -> Entry:
+    """In-layer multi-scale blocks against vanilla ones, where both have learned more than the mean mask."""
+    lost = item.difference(Run(network="extractor"), item.chosen(VANILLA))
+    sign = no_loss(lost)
+    return Entry(f"Extractor 5/5 over Vanilla 5/5 {lost} [{sign}]", (sign,))
+
+
+def mechanism(item: Evidence) -> Entry:
+    """The paper's two comparisons, and at their optimum the features that know nothing of photographs."""
+    scratch = item.difference(RANDOM, TRANSFERS["linear"], "accuracy")
+    tuned = item.difference(RANDOM, TRANSFERS["all"], "accuracy")
+    probes = item.difference(*PROBES.values(), "accuracy")
+    knows = {"higher": OPPOSITE, "lower": AGREES}.get(probes.sign, probes.sign)
+    names = ("accuracy from scratch over the linear layer alone", "over everything tuned",
+             "at its optimum, saliency over random features")  # fmt: skip
+    signs = (same_sign(0.430, scratch), same_sign(0.027, tuned), knows)
+    why = "the schedule stops the linear layer early, and the paper has no control with random features"
+    return Entry(in_words(names, (scratch, tuned, probes), signs), signs, item="Table 3", cause=why)
+
+
+def categories(item: Evidence) -> Entry:
+    """By the paper's own criterion (its own category is not what most networks lose most of), and by the statistic of
+    page 04 beyond the control: opposite where p < 0.05, as in the paper where no more than MARGIN can be lost."""
+    names = [name for name in labels.CATEGORIES if item.of(WITHOUT[name]) and item.of(FEWER[name])]
+    said, signs = [], []
+    fewest = 1 if item.preset.images else 10
+    for test_set in (item.preset.tests[0], item.preset.part("labelled-test")):
+        without, fewer = (
+            sensitivity(item.of(LABELLED), {name: item.of(runs[name]) for name in names}, test_set, fewest=fewest)
+            for runs in (WITHOUT, FEWER)
+        )
+        (worst, of), chance = without.lowest(), without.less(fewer).chance()
+        value, low, high = without.less(fewer).own()
+        said.append(
+            f"{test_set}: the category left out loses most for {worst} of {of} networks; beyond the control "
+            f"{value:+.1f} % of F ({low:+.1f} to {high:+.1f}), {p_value(chance)}"
+        )
+        signs += [
+            holds(worst <= of / 2),
+            OPPOSITE if chance < 0.05 else AGREES if low > -100 * MARGIN else "not told apart",
+        ]
+    why = "the paper's criterion looks at the largest loss of a row alone, and it has no control"
+    return Entry("; ".join(said), tuple(signs), item="Figure 8", cause=why)
+
+
+def tasks(item: Evidence, *limits: float) -> Entry:
+    """That the pruned saliency network has less than so many times the classifier's parameters, with every seed; a part
+    for every limit."""
+    sizes = {
+        name: [record.data["parameters"] for record in item.of(replace(run, pruning=REDUNDANT))]
+        for name, run in X1_5.items()
+    }
+    pairs = list(zip(*sizes.values(), strict=True))
+    listed = ", ".join(f"{saliency / 1e3:.0f}K and {classification / 1e3:.0f}K" for saliency, classification in pairs)
+    said, signs = [f"saliency and classification, by seed: {listed}"], []
+    for limit in limits:
+        fewer = [saliency < limit * classification for saliency, classification in pairs]
+        signs.append(_with_every(fewer))
+        part = "fewer" if limit == 1 else f"less than {limit:.0%} as many"
+        said.append(f"{part} with {sum(fewer)} of {len(fewer)} seeds [{signs[-1]}]")
+    return Entry("; ".join(said), tuple(signs), item="Table 4", cause=BUDGET + ", and on 644 images")
+
+
+def _with_every(seeds: Sequence[bool]) -> str:
+    """The sign of a part that holds, or not, with every seed."""
+    return holds(all(seeds)) if seeds and (all(seeds) or not any(seeds)) else "not told apart"
+
+
+def headline(trained: Mapping[str, Record]) -> Entry:
+    """The released weights, scored here, and the best that was trained here."""
+    weights = published.every().get("csnet-x2-l-released")
+    networks = ({"the authors' weights": weights} if weights else {}) | trained
+    said, signs = [], []
+    for name, record in networks.items():
+        scores = record.data["scores"].get("ECSSD", {}).get("released")
+        if scores:
+            low, high = scores["max_f_interval"]
+            said.append(f"{name}: {record.data['parameters']:,} parameters, max F {scores['max_f']:.3f} "
+                        f"({low:.3f} to {high:.3f}), MAE {scores['mae']:.3f}")  # fmt: skip
+            signs.append(holds(high >= HEADLINE_F and record.data["parameters"] < HEADLINE_PARAMETERS))
+    return Entry("; ".join(said), tuple(signs), cause="trained here for a small part of the published 300 epochs")
+
+
+def compression(longest: Evidence, sized: Evidence) -> Entry:
+    """At the published size, and by what the training itself calls redundant."""
+    small, left, standard = AT_SIZE[X2], replace(X2, pruning=REDUNDANT), replace(X2, decay="standard")
+    lost = {run: item.difference(run, X2) for run, item in ((small, sized), (left, longest))}
+    share = {run: item.parameters(run) / item.parameters(X2) for run, item in ((small, sized), (left, longest))}
+    signs = (no_loss(lost[small]), holds(share[left] <= LEFT), no_loss(lost[left]))
+    without = sized.difference(AT_SIZE[standard], standard)
+    merit = ", so that this is no merit of the dynamic one" if no_loss(without) == AGREES else ""
+    said = (
+        f"×2 at the published size, {1 - share[small]:.0%} removed: max F {lost[small]} [{signs[0]}] (with standard "
+        f"decay {without}{merit}); without its redundant channels, {1 - share[left]:.0%} removed [{signs[1]}]: max F "
+        f"{lost[left]} [{signs[2]}]"
+    )
+    return Entry(
+        said, signs, item=sized.item, cause="how much becomes redundant depends on the learning rate (page 02)"
+    )
+
+
+def others(item: Evidence) -> Entry:
+    """Against the best light-weight network by the validation split."""
+    known = [(item.validation(run), name, run) for name in LIGHT if item.of(run := item.chosen(TABLE_7[name]))]
+    ours = item.chosen(TABLE_7["CSNet×2-L"])
+    if not known:
+        return Entry("not recorded", ("not recorded",), item="Table 7")
+    _, name, run = max(known, key=lambda entry: entry[:2])
+    signs = (same_sign(0.022, difference := item.difference(ours, run)),)
+    sizes = " and ".join(f"{item.parameters(one) / 1e3:.0f}K" for one in (ours, run))
+    said = in_words([f"CSNet×2-L over {name} ({sizes} parameters)"], [difference], signs)
+    return Entry(said, signs, item="Table 7", cause=budget(item, {"CSNet ×2": X2}))
+
+
+def speed() -> Entry:
+    """The time of a large network over CSNet-x1-L's, each in plain torch on one core."""
+    rows = (timing.read("table8") or {}).get("rows", {})
+    if not {"PoolNet", "CSNet×1-L"} <= set(rows):
+        return Entry("not recorded", ("not recorded",))
+    ratio = rows["PoolNet"]["median_ms"] / rows["CSNet×1-L"]["median_ms"]
+    sign = holds(10 / TENFOLD <= ratio <= 10 * TENFOLD)
+    return Entry(f"PoolNet takes {ratio:.1f} times as long as CSNet×1-L [{sign}], both in plain torch", (sign,))
+
+
+def thresholds(item: Evidence) -> Entry:
+    """That a threshold inside the gap has no effect, and is better than a fixed ratio with fewer parameters."""
+    smallest, largest = (replace(X2, pruning=Pruning(threshold=value)) for value in IN_GAP)
+    ratios = {size: replace(X2, pruning=Pruning(parameters=size)) for size in RATIO_SIZES}
+    lost = item.difference(smallest, largest)
+    spread = size(item, f"thresholds {IN_GAP[1]:g} and {IN_GAP[0]:g}", largest, smallest, ALIKE)
+    effect = Entry(in_words(["max F of the second over the first"], [lost], [sign := no_loss(lost)]), (sign,))
+    over = [item.difference(smallest, run) for run in ratios.values()]
+    signs = tuple(same_sign(printed, one) for printed, one in zip((0.035, 0.001), over, strict=True))
+    names = [f"threshold {IN_GAP[0]:g} over a fixed ratio ({item.parameters(smallest) / 1e3:.0f}K and "
+             f"{item.parameters(run) / 1e3:.0f}K parameters)" for run in ratios.values()]  # fmt: skip
+    why = "after a short training the scales fill what is a gap in the published network"
+    return replace(joined(spread, effect, Entry(in_words(names, over, signs), signs)), item=item.item, cause=why)
+
+
+def pointing(item: Evidence, tuned: Run) -> Entry:
+    """That the maps of a network tuned in all its parts point at the object more often than the image's centre does."""
+    ours = item.score(replace(tuned, activation_map="cam"), "pointing beyond centre")
+    sign = same_sign(1.0, ours)
+    return Entry(in_words(["CAM, everything tuned: pointing less that of the centre"], [ours], [sign]), (sign,))
+
+
+def deviation(item: Evidence) -> Entry:
+    """Over the layers, the median standard deviation between channels."""
+    standard, dynamic = (item.deviations(run) for run in DECAYS_COMPARED[:2])
+    lower = [np.median(ours) < np.median(other) for ours, other in zip(dynamic, standard, strict=True)]
+    said = (
+        f"median over the layers: dynamic {np.median(dynamic.mean(0)):.3f}, standard {np.median(standard.mean(0)):.3f}"
+    )
+    sign = _with_every(lower)
+    return Entry(
+        f"{said}; lower with {sum(lower)} of {len(lower)} seeds (dead channels are even too)", (sign,),
+        item="Figure 4", cause=BUDGET,
+    )  # fmt: skip
+
+
+def gap(item: Evidence) -> Entry:
+    """More scales that are redundant with dynamic decay than with standard."""
+
+    def shares(decay: Run) -> tuple[float, float]:
+        scales = item.scales(decay)
+        inside = (scales > GAP[0]) & (scales < GAP[1])
+        return float((scales < item.preset.redundant).mean()), float(inside.mean())
+
+    (standard, standard_between), (dynamic, dynamic_between) = map(shares, DECAYS_COMPARED[:2])
+    said = f"scales below {item.preset.redundant:g}: dynamic {dynamic:.0%}, standard {standard:.0%}"
+    said += f"; between {GAP[0]:g} and {GAP[1]:g}: dynamic {dynamic_between:.0%}, standard {standard_between:.0%}"
+    why = budget(item, by_decay(*DECAYS_COMPARED[:2]))
+    return Entry(said, (holds(dynamic > standard + MORE),), item="Figure 5", cause=why)
+
+
+def resolutions(item: Evidence) -> Entry:
+    """From every stage to the next the share of the low resolution rises; within a stage, the blocks between its first
+    and last keep more of the high one than these two."""
+    plans = [ChannelPlan.from_json(record.data["plan"]) for record in item.of(Run(pruning=REDUNDANT))]
+    splits = [plan.two_scaled() for plan in plans]
+    stages = sorted(splits[0]) if splits else []
+
+    def low(chosen: list[Split]) -> float:
+        return sum(split[1] for split in chosen) / sum(map(sum, chosen))
+
+    def told(more: float) -> str:
+        return holds(more > 0) if abs(more) >= EVEN else "not told apart"
+
+    shares = [float(np.mean([low(of_plan[stage]) for of_plan in splits])) for stage in stages]
+    rises = [told(after - before) for before, after in pairwise(shares)]
+    said, middles = [], []
+    for stage in stages:
+        if len(splits[0][stage]) > 2:
+            ends, middle = (np.mean([low(part(of_plan[stage])) for of_plan in splits])
+                            for part in (lambda one: [one[0], one[-1]], lambda one: one[1:-1]))  # fmt: skip
+            middles.append(told(ends - middle))
+            said.append(f"stage {stage} {middle:.0%} in the middle, {ends:.0%} at its ends [{middles[-1]}]")
+    by_stage = ", ".join(f"{share:.0%}" for share in shares)
+    return Entry(
+        f"low resolution, stages 1 to 4: {by_stage} [{', '.join(rises)}]; {'; '.join(said)}",
+        (*rises, *middles), item="Figure 10", cause=BUDGET,
+    )  # fmt: skip
+
+
+def complexity(item: Evidence) -> Entry:
+    """At equal size dynamic decay is better, and from one size to half of it, it loses less with every seed."""
+    standard, dynamic = Run(decay="standard"), Run()
+    ways = {f"{way.parameters / 1000:g}K": way for way in MATCHED}
+    better = {f"dynamic over standard at {name}": item.difference(*(replace(run, pruning=way) for run in
+              (dynamic, standard))) for name, way in ways.items()}  # fmt: skip
+    signs = [same_sign(1.0, one) for one in better.values()]
+    lost = {run: item.difference(*(replace(run, pruning=way) for way in MATCHED[::-1])) for run in (dynamic, standard)}
+    by_seed = [[item.values(replace(run, pruning=way)) for way in MATCHED] for run in (dynamic, standard)]
+    less = [full - half < full_standard - half_standard
+            for full, half, full_standard, half_standard in zip(*by_seed[0], *by_seed[1], strict=True)]  # fmt: skip
+    signs.append(_with_every(less))
+    said = in_words(list(better), list(better.values()), signs[:-1])
+    names = list(ways)
+    said += (f"; from {names[0]} to {names[1]}: dynamic {lost[dynamic]}, standard {lost[standard]}, dynamic loses less "
+             f"with {sum(less)} of {len(less)} seeds [{signs[-1]}]")  # fmt: skip
+    return Entry(said, tuple(signs), item=item.item, cause=budget(item, by_decay(standard, dynamic)))
+
+
+def convergence(item: Evidence) -> Entry:
+    """After equally many steps, before pruning: CSNet from scratch is no worse than from a pre-training, a larger
+    network is better from ImageNet, at each learning rate."""
+    names = {"folder": "ten ImageNet classes", "categories": "categories of DUTS-TR"}
+    lost = [item.difference(STARTS[""], STARTS[images]) for images in names]
+    signs = list(map(no_loss, lost))
+    said = [f"CSNet ×1.5 from scratch over {name}" for name in names.values()]
+    for scratch, imagenet in zip(COMPARED[MIDDLE], IMAGENET, strict=True):
+        lost.append(item.difference(imagenet, scratch))
+        signs.append(same_sign(1.0, lost[-1]))
+        said.append(f"CSF on EfficientNet-Lite0, ImageNet over scratch at a rate of "
+                    f"{scratch.learning_rate or item.preset.learning_rate:g}")  # fmt: skip
+    why = BUDGET + "; a pre-training adds steps to it; ten classes stand in for ImageNet"
+    return Entry("before pruning, after equally many steps: " + in_words(said, lost, signs), tuple(signs),
+                 item="Figure 11", cause=why)  # fmt: skip

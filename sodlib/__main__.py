@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
 from . import (
@@ -28,6 +31,7 @@ from . import (
     study_commands,
 )
 from . import data as sets
+from .classifier import Classifier
 from .decay import DECAYS
 from .description import PRETRAININGS, Run
 from .errors import SodlibError
@@ -95,7 +99,7 @@ def train(
     pretraining: Annotated[
         PretrainingName | None, typer.Option(help="Start from a classifier of the preset's folder, or of categories.")
     ] = None,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
     data: Root = None,
     results: Results = records.RESULTS,
 ) -> None:
@@ -118,7 +122,8 @@ def prune(
     data: Root = None,
 ) -> None:
     """Prune a trained network, then estimate its batch norm statistics anew."""
-    network = checkpoints.load(model)
+    _named(output, ".safetensors")
+    network = _saliency_network(model)
     kept = pruning.keep(network, criterion.value, threshold=threshold, share=share, parameters=parameters)
     smaller = pruning.prune(network, kept)
     stream = Stream(open_pixels(sets.find_set(images, data)), network.input_size, 8, seed=0)
@@ -145,7 +150,7 @@ def evaluate(
 ) -> None:
     """Score a network or a folder of maps: max F-measure and MAE with 95 % bootstrap intervals."""
     folder = Path(model)
-    maps = folder if folder.is_dir() else checkpoints.load(model)
+    maps = folder if folder.is_dir() else _saliency_network(model)
     chosen = sets.find_set(dataset, data)
     if record:
         if folder.is_dir() or size:
@@ -170,31 +175,39 @@ def predict(
     size: Annotated[int | None, typer.Option(help="Input size; the network's own by default.")] = None,
 ) -> None:
     """Write the saliency map of a photograph, or of all photographs in a folder, as 8-bit PNG."""
-    network = checkpoints.load(model)
+    network, source = _saliency_network(model), source.resolve()
     if source.is_dir():
         photographs = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         if not photographs:
             raise SodlibError(f"{source} holds no photographs; give a folder of .jpg, .png, .webp or .bmp files")
         folder = output or source.with_name(source.name + "-maps")
-        targets = [folder / f"{photograph.stem}.png" for photograph in photographs]
+        stems = Counter(photograph.stem for photograph in photographs)
+        targets = [folder / f"{one.stem if stems[one.stem] == 1 else one.name}.png" for one in photographs]
     else:
-        photographs = [source]
-        targets = [output or source.with_name(source.stem + "-map.png")]
-    if clash := next((target for target in targets if target in photographs), None):
+        photographs, name = [source], source.stem + "-map.png"
+        targets = [output / name if output and output.is_dir() else output or source.with_name(name)]
+        _named(targets[0], ".png")
+    if clash := next((target for target in targets if target.resolve() in photographs), None):
         raise SodlibError(f"{clash} would be written over the photograph; name another place with --output")
     runner, engine, remarks = runtime.fastest(network, len(photographs))
     for remark in remarks:
         typer.echo(remark, err=True)
     written = prediction.predict_files(runner, photographs, lambda i, found: _write_map(found, targets[i]), size)
-    for _ in tqdm(written, total=len(photographs), disable=None if len(photographs) > 1 else True):
-        pass
-    where = f"{targets[0]}" if len(targets) == 1 else f"{len(targets)} maps in {targets[0].parent}"
-    typer.echo(f"{where} (engine: {engine})")
+    watched = tqdm(written, total=len(photographs), disable=None if len(photographs) > 1 else True)
+    unread = [error for _, error in watched if error is not None]
+    made = len(targets) - len(unread)
+    if made:
+        where = f"{targets[0]}" if len(targets) == 1 else f"{made} map{'' if made == 1 else 's'} in {targets[0].parent}"
+        typer.echo(f"{where} (engine: {engine})")
+    if unread:
+        rest = f" ({len(unread) - 1} more like it)" if len(unread) > 1 else ""
+        raise SodlibError(f"{unread[0]}{rest}")
 
 
 @app.command()
 def export(model: Model, output: Annotated[Path, typer.Argument(help="Where the network goes (.onnx).")]) -> None:
     """Write a network as ONNX: "images" [B, 3, H, W] in, "logits" [B, 1, H, W] out, of any batch and size."""
+    _named(output, ".onnx")
     runtime.export(checkpoints.load(model), output)
     typer.echo(f"{output}: {output.stat().st_size:,} bytes")
 
@@ -230,7 +243,22 @@ def _write_map(saliency_map: np.ndarray, target: Path) -> None:
         Image.fromarray(saliency_map).save(beside, format="PNG")
         os.replace(beside, target)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise SodlibError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+def _named(path: Path, suffix: str) -> None:
+    """Refuse a name that would make other programs take the file for something else."""
+    if path.suffix.lower() != suffix:
+        raise SodlibError(f"{path}: the file is written as {suffix}; give a name that ends so")
+
+
+def _saliency_network(model: str) -> nn.Module:
+    network = checkpoints.load(model)
+    if isinstance(network, Classifier):
+        raise SodlibError(f"{model} is a classifier and makes no saliency map; give a saliency network")
+    return network
 
 
 def main() -> None:

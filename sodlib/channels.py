@@ -157,6 +157,9 @@ class ChannelPlan:
             ours = {entry["layer"]: (entry["in"], entry["out"]) for entry in plan.to_json()["layers"]}
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise SodlibError(f"not a channel plan: {error!r} is missing or malformed") from error
+        if layers.keys() != ours.keys():
+            names = ", ".join(sorted(layers.keys() ^ ours.keys()))
+            raise SodlibError(f"channel plan: these layers are missing or do not belong to it: {names}")
         for name, entry in layers.items():
             given = [entry["in"] if isinstance(entry["in"], list) else [entry["in"]], entry["out"]]
             if [list(part) for part in given] != [list(part) for part in ours[name]]:

@@ -16,7 +16,7 @@ from .cost import count_parameters
 from .csnet import CSNet
 from .decay import GAP
 from .description import Run
-from .evidence import Evidence
+from .evidence import Evidence, shown
 from .records import Record
 from .sensitivity import p_value, sensitivity
 from .severing import severed
@@ -83,15 +83,19 @@ def structure(x1: Run, x2: Run) -> Entry:
 def size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entry:
     """That a network has at most so many times the parameters of another."""
     ours, theirs = item.parameters(run), item.parameters(other)
-    sign = holds(ours <= most * theirs)
-    return Entry(f"{names}: {ours / 1e3:.0f}K and {theirs / 1e3:.0f}K parameters [{sign}]", (sign,))
+    sign = holds(None if np.isnan(ours + theirs) else ours <= most * theirs)
+    return Entry(f"{names}: {_thousands(ours)} and {_thousands(theirs)} parameters [{sign}]", (sign,))
+
+
+def _thousands(parameters: float) -> str:
+    return shown(parameters / 1e3, "{:.0f}K")
 
 
 def costs(item: Evidence, runs: Mapping[str, Run]) -> Entry:
     """That every one of these networks, after pruning, asks for more MACC than the one before."""
     macc = item.table(runs)["macc_g"]
-    sign = holds(macc.is_monotonic_increasing)
-    return Entry("MACC " + ", ".join(f"{value:.2f}G" for value in macc) + f" [{sign}]", (sign,))
+    sign = holds(None if macc.isna().any() else macc.is_monotonic_increasing)
+    return Entry("MACC " + ", ".join(shown(value, "{:.2f}G") for value in macc) + f" [{sign}]", (sign,))
 
 
 def blocks(item: Evidence) -> Entry:
@@ -159,7 +163,7 @@ def tasks(item: Evidence, *limits: float) -> Entry:
 
 def _with_every(seeds: Sequence[bool]) -> str:
     """The sign of a part that holds, or not, with every seed."""
-    return holds(all(seeds)) if seeds and (all(seeds) or not any(seeds)) else "not told apart"
+    return "not told apart" if any(seeds) and not all(seeds) else holds(all(seeds) if seeds else None)
 
 
 def headline(trained: Mapping[str, Record]) -> Entry:
@@ -182,12 +186,14 @@ def compression(longest: Evidence, sized: Evidence) -> Entry:
     small, left, standard = AT_SIZE[X2], replace(X2, pruning=REDUNDANT), replace(X2, decay="standard")
     lost = {run: item.difference(run, X2) for run, item in ((small, sized), (left, longest))}
     share = {run: item.parameters(run) / item.parameters(X2) for run, item in ((small, sized), (left, longest))}
-    signs = (no_loss(lost[small]), holds(share[left] <= LEFT), no_loss(lost[left]))
+    few = holds(None if np.isnan(share[left]) else share[left] <= LEFT)
+    signs = (no_loss(lost[small]), few, no_loss(lost[left]))
     without = sized.difference(AT_SIZE[standard], standard)
     merit = ", so that this is no merit of the dynamic one" if no_loss(without) == AGREES else ""
+    small_removed, removed = (shown(1 - share[run], "{:.0%}") for run in (small, left))
     said = (
-        f"×2 at the published size, {1 - share[small]:.0%} removed: max F {lost[small]} [{signs[0]}] (with standard "
-        f"decay {without}{merit}); without its redundant channels, {1 - share[left]:.0%} removed [{signs[1]}]: max F "
+        f"×2 at the published size, {small_removed} removed: max F {lost[small]} [{signs[0]}] (with standard "
+        f"decay {without}{merit}); without its redundant channels, {removed} removed [{signs[1]}]: max F "
         f"{lost[left]} [{signs[2]}]"
     )
     return Entry(
@@ -203,7 +209,7 @@ def others(item: Evidence) -> Entry:
         return Entry("not recorded", ("not recorded",), item="Table 7")
     _, name, run = max(known, key=lambda entry: entry[:2])
     signs = (same_sign(0.022, difference := item.difference(ours, run)),)
-    sizes = " and ".join(f"{item.parameters(one) / 1e3:.0f}K" for one in (ours, run))
+    sizes = " and ".join(_thousands(item.parameters(one)) for one in (ours, run))
     said = in_words([f"CSNet×2-L over {name} ({sizes} parameters)"], [difference], signs)
     return Entry(said, signs, item="Table 7", cause=budget(item, {"CSNet ×2": X2}))
 
@@ -227,8 +233,8 @@ def thresholds(item: Evidence) -> Entry:
     effect = Entry(in_words(["max F of the second over the first"], [lost], [sign := no_loss(lost)]), (sign,))
     over = [item.difference(smallest, run) for run in ratios.values()]
     signs = tuple(same_sign(printed, one) for printed, one in zip((0.035, 0.001), over, strict=True))
-    names = [f"threshold {IN_GAP[0]:g} over a fixed ratio ({item.parameters(smallest) / 1e3:.0f}K and "
-             f"{item.parameters(run) / 1e3:.0f}K parameters)" for run in ratios.values()]  # fmt: skip
+    names = [f"threshold {IN_GAP[0]:g} over a fixed ratio ({_thousands(item.parameters(smallest))} and "
+             f"{_thousands(item.parameters(run))} parameters)" for run in ratios.values()]  # fmt: skip
     why = "after a short training the scales fill what is a gap in the published network"
     return replace(joined(spread, effect, Entry(in_words(names, over, signs), signs)), item=item.item, cause=why)
 
@@ -242,6 +248,8 @@ def pointing(item: Evidence, tuned: Run) -> Entry:
 
 def deviation(item: Evidence) -> Entry:
     """Over the layers, the median standard deviation between channels."""
+    if not all(map(item.of, DECAYS_COMPARED[:2])):
+        return Entry("not recorded", ("not recorded",), item="Figure 4")
     standard, dynamic = (item.deviations(run) for run in DECAYS_COMPARED[:2])
     lower = [np.median(ours) < np.median(other) for ours, other in zip(dynamic, standard, strict=True)]
     said = (
@@ -256,6 +264,9 @@ def deviation(item: Evidence) -> Entry:
 
 def gap(item: Evidence) -> Entry:
     """More scales that are redundant with dynamic decay than with standard."""
+
+    if not all(map(item.of, DECAYS_COMPARED[:2])):
+        return Entry("not recorded", ("not recorded",), item="Figure 5")
 
     def shares(decay: Run) -> tuple[float, float]:
         scales = item.scales(decay)
@@ -274,7 +285,9 @@ def resolutions(item: Evidence) -> Entry:
     and last keep more of the high one than these two."""
     plans = [ChannelPlan.from_json(record.data["plan"]) for record in item.of(Run(pruning=REDUNDANT))]
     splits = [plan.two_scaled() for plan in plans]
-    stages = sorted(splits[0]) if splits else []
+    if not splits:
+        return Entry("not recorded", ("not recorded",), item="Figure 10")
+    stages = sorted(splits[0])
 
     def low(chosen: list[Split]) -> float:
         return sum(split[1] for split in chosen) / sum(map(sum, chosen))

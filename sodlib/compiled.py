@@ -6,6 +6,7 @@ Frameworks run every layer by itself, and have none for a gOctConv.
 from __future__ import annotations
 
 import ctypes
+import threading
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -23,6 +24,8 @@ SOURCE = Path(__file__).with_name("forward.c")
 
 #: Sizes of images whose programs and memory are kept.
 KEPT = 8
+#: One image or batch at a time takes all cores by itself, and its memory is kept for the next one.
+RUNNING = threading.Lock()
 
 
 @cache
@@ -45,8 +48,17 @@ def layout() -> tuple[int, int]:
     return lanes.value, most.value
 
 
+def on_processor(images: Tensor) -> Tensor:
+    """Images as an engine outside of torch needs them. Raises SodlibError for others than `[B, 3, H, W]` on the
+    processor."""
+    if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape or images.device.type != "cpu":
+        raise SodlibError(f"this engine takes images [B, 3, H, W] on the processor, not {list(images.shape)} on "
+                          f"{images.device}")  # fmt: skip
+    return images.detach().float().contiguous()
+
+
 class CompiledCSNet(nn.Module):
-    """Input and output as for CSNet, on the processor, in float32, without gradients.
+    """Input and output as for CSNet, on the processor, in float32, without gradients. Threads take turns.
 
     Raises SodlibError where there is no C compiler, and for a network with strides inside its convolutions (of one
     scale only).
@@ -80,24 +92,26 @@ class CompiledCSNet(nn.Module):
         return sum(program.traffic)
 
     def _run(self, images: Tensor, times: int | None) -> Tensor:
-        network = self.network
         height, width = images.shape[-2:]
-        images = network.padded(images).detach().float().contiguous()
+        images = self.network.padded(on_processor(images)).contiguous()
         batch, _, *size = images.shape
-        program, threads = self._program(*size), torch.get_num_threads()
+        logits, threads = torch.empty(batch, 1, *size), torch.get_num_threads()
         workers = min(threads, batch)
-        key = tuple(size)
-        workspace = self._workspaces.get(key)
+        with RUNNING:
+            program, workspace = self._program(*size), self._workspace(tuple(size), workers)
+            x, y = program.input, program.output
+            machine_code().forward(
+                program.steps_array.ctypes.data, len(program.steps), program.table_array.ctypes.data,
+                program.weights.ctypes.data, workspace.data_ptr() + 64, workspace.shape[1], images.data_ptr(),
+                logits.data_ptr(), batch, *size, x.planes[0], x.planes[1] - x.planes[0], x.stride, x.border,
+                y.planes[0], y.stride, threads if batch == 1 else workers, times,
+            )  # fmt: skip
+        return logits[..., :height, :width]
+
+    def _workspace(self, size: tuple[int, int], workers: int) -> Tensor:
+        workspace = self._workspaces.get(size)
         if workspace is None or len(workspace) < workers:
             if len(self._workspaces) >= KEPT:
                 self._workspaces.clear()
-            workspace = self._workspaces[key] = torch.zeros(workers, program.size + 2 * SIZE_MULTIPLE)
-        logits = torch.empty(batch, 1, *size)
-        x, y = program.input, program.output
-        machine_code().forward(
-            program.steps_array.ctypes.data, len(program.steps), program.table_array.ctypes.data,
-            program.weights.ctypes.data, workspace.data_ptr() + 64, workspace.shape[1], images.data_ptr(),
-            logits.data_ptr(), batch, *size, x.planes[0], x.planes[1] - x.planes[0], x.stride, x.border,
-            y.planes[0], y.stride, threads if batch == 1 else workers, times,
-        )  # fmt: skip
-        return logits[..., :height, :width]
+            workspace = self._workspaces[size] = torch.zeros(workers, self._program(*size).size + 2 * SIZE_MULTIPLE)
+        return workspace

@@ -188,7 +188,12 @@ def read_image(path: str | Path, upright: bool = False) -> np.ndarray:
     A person's own photograph is looked at upright: `upright=True` applies the tag.
     Raises SodlibError naming the file where it is missing, truncated or no image.
     """
-    return _decode(path, lambda image: _to_rgb(ImageOps.exif_transpose(image) if upright else image))
+    return _decode(path, lambda image: to_rgb(image, upright))
+
+
+def to_rgb(image: Image.Image, upright: bool = False) -> np.ndarray:
+    """A picture as `read_image` returns it."""
+    return np.array(_to_rgb(ImageOps.exif_transpose(image) if upright else image))
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -288,7 +293,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_ .]", "", name).lower()
 
 
-def _decode(path: str | Path, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+def _decode(path: str | Path, convert: Callable[[Image.Image], Image.Image | np.ndarray]) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.array(convert(image))

@@ -205,5 +205,6 @@ def _chosen(description: Any) -> dict[str, Any]:
     for field in fields(description):
         value = getattr(description, field.name)
         if field.default is MISSING or value != field.default:
-            chosen[field.name] = _chosen(value) if is_dataclass(value) else value
+            whole = isinstance(value, float) and value.is_integer() and field.name == "width"
+            chosen[field.name] = _chosen(value) if is_dataclass(value) else int(value) if whole else value
     return chosen

@@ -155,7 +155,8 @@ class Engine:
     def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Go on from what `state` returned. Raises SodlibError where it belongs to another network."""
         parameters = self._tuned()
-        if state and state.keys() != parameters.keys():
+        # A parameter that no gradient has reached has no state.
+        if not state.keys() <= parameters.keys():
             raise SodlibError("the optimiser's state in the checkpoint belongs to another network; train it anew")
         for name, parameter in parameters.items():
             own = self.optimizer.state[parameter]

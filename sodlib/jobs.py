@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -60,16 +61,18 @@ def _macs(name: str, size: int) -> int:
 
 def rates(found: Iterable[Record], hardware: str) -> dict[tuple[bool, str], float]:
     """Seconds a unit by kind (pruned or not) and preset, the median over the records made on this hardware at a preset
-    that still exists."""
+    that still exists. Records that cannot be read tell nothing (`study check` names them)."""
     samples: dict[tuple[bool, str], list[float]] = {}
     for record in found:
-        data = record.data
-        if data.get("hardware") == hardware and (preset := PRESETS.get(data["preset"]["name"])):
-            run = Run.described(data["run"])
-            if not units(run, preset):
+        try:
+            data = record.data
+            if data.get("hardware") != hardware or not (preset := PRESETS.get(data["preset"]["name"])):
                 continue
-            seconds = data["seconds"] + data["evaluation_seconds"]
-            samples.setdefault((run.pruning is not None, preset.name), []).append(seconds / units(run, preset))
+            run, seconds = Run.described(data["run"]), data["seconds"] + data["evaluation_seconds"]
+        except (SodlibError, KeyError, TypeError, AttributeError):
+            continue
+        if work := units(run, preset):
+            samples.setdefault((run.pruning is not None, preset.name), []).append(seconds / work)
     return {kind: statistics.median(values) for kind, values in samples.items()}
 
 
@@ -121,15 +124,15 @@ class Workers(Protocol):
 
 
 class LocalWorkers:
-    """Processes on this machine, one a run, `count` at once: they share its cores, and its GPUs by turns. A run that
-    crashes takes no other with it."""
+    """Processes on this machine, one a run, `count` at once: they share its cores, and each takes the GPU that fewest
+    are on. A run that crashes takes no other with it."""
 
     def __init__(self, preset: str, place: Path, root: Path | None, count: int = 1) -> None:
         self.preset, self.place, self.root, self.count = preset, place, root, count
         self.running: dict[subprocess.Popen[bytes], Run] = {}
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.gpus = given.split(",") if given else [str(index) for index in range(torch.cuda.device_count())]
-        self.started = 0
+        self.gpu_of: dict[subprocess.Popen[bytes], str] = {}
 
     def free(self) -> bool:
         return len(self.running) < self.count
@@ -142,11 +145,13 @@ class LocalWorkers:
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [environment.get("PYTHONPATH")])])
         environment["OMP_NUM_THREADS"] = str(max(1, records.cores() // self.count))
-        if self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[self.started % len(self.gpus)]
-        self.started += 1
+        on = Counter(self.gpu_of[process] for process in self.running if process in self.gpu_of)
+        gpu = min(self.gpus, key=lambda one: on[one], default="")
+        if gpu:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         # The worker ends when its standard input does: with this process, however that ends.
-        self.running[subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)] = run
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
+        self.running[process], self.gpu_of[process] = run, gpu
 
     def wait(self) -> list[tuple[Run, int]]:
         ended = [process for process in self.running if process.poll() is not None]

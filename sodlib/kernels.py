@@ -39,7 +39,9 @@ def compiled(source: Path) -> ctypes.CDLL | None:
     compiler = shutil.which("cc")
     if compiler is None:
         return None
-    identity = hashlib.sha256(source.read_bytes() + " ".join([compiler, *FLAGS, processor()]).encode()).hexdigest()
+    identity = hashlib.sha256(
+        source.read_bytes() + " ".join([compiler, *FLAGS, processor(), _instructions()]).encode()
+    ).hexdigest()
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sodlib" / f"{source.stem}-{identity}.so"
     if not kept.exists():
         with tempfile.TemporaryDirectory() as folder:
@@ -58,6 +60,15 @@ def compiled(source: Path) -> ctypes.CDLL | None:
             except OSError:  # no place to keep it
                 return ctypes.CDLL(str(path))
     return ctypes.CDLL(str(kept))
+
+
+def _instructions() -> str:
+    """What the processor can do: two of one name need not run the same code."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 @cache

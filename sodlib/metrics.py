@@ -205,6 +205,10 @@ def _given_maps(maps: str | Path | Mapping[str, np.ndarray], dataset: SaliencySe
         if isinstance(maps, Mapping):
             if stem not in maps:
                 raise SodlibError(f"there is no map for {stem} of {dataset.name}; give one for every image")
-            yield np.asarray(maps[stem])
+            given = np.asarray(maps[stem])
+            if given.dtype != np.uint8 or given.ndim != 2:
+                raise SodlibError(f"the map of {stem} is {given.dtype} {list(given.shape)}; give uint8 [H, W], as "
+                                  "`prediction.quantise` makes it of a map in 0..1")  # fmt: skip
+            yield given
         else:
             yield read_mask(Path(maps) / f"{stem}.png")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .data import SaliencySet, read_image
+from .data import SaliencySet, read_image, to_rgb
 from .errors import SodlibError
 from .images import resize, to_input
 
@@ -31,7 +31,7 @@ def predict(model: nn.Module, image: str | Path | Image.Image | np.ndarray, size
     if isinstance(image, str | Path):
         pixels = read_image(image, upright=True)
     elif isinstance(image, Image.Image):
-        pixels = np.asarray(image.convert("RGB"))
+        pixels = to_rgb(image, upright=True)
     else:
         pixels = np.asarray(image)
         if pixels.ndim == 2:
@@ -52,15 +52,19 @@ def predict_batch(model: nn.Module, images: Sequence[np.ndarray], size: int | No
 
 def predict_files(
     model: nn.Module, photographs: Sequence[Path], write: Callable[[int, np.ndarray], None], size: int | None = None
-) -> Iterator[int]:
-    """The maps of many photographs, as 8-bit grey, to `write` with the number of each; yields the numbers.
+) -> Iterator[tuple[int, SodlibError | None]]:
+    """The maps of many photographs, as 8-bit grey, to `write` with the number of each; yields the numbers, with the
+    reason where a photograph cannot be read.
 
     While the network runs, threads read the next photographs and write the last maps, so that every core has work.
     """
     size, cores = _input_size(model, size), os.cpu_count() or 1
 
-    def read(path: Path) -> tuple[Tensor, tuple[int, int]]:
-        image = read_image(path, upright=True)
+    def read(path: Path) -> tuple[Tensor, tuple[int, int]] | SodlibError:
+        try:
+            image = read_image(path, upright=True)
+        except SodlibError as error:
+            return error
         return to_input(image, size), image.shape[:2]
 
     def finish(index: int, saliency_map: Tensor, sides: tuple[int, int]) -> int:
@@ -75,13 +79,16 @@ def predict_files(
             for start in range(0, len(photographs), batch):
                 read_ones = [reading.popleft().result() for _ in photographs[start : start + batch]]
                 reading.extend(pool.submit(read, path) for path in photographs[start + 2 * batch : start + 3 * batch])
-                maps = _maps(model, torch.stack([inputs for inputs, _ in read_ones]))
-                for index, (map_, (_, sides)) in enumerate(zip(maps, read_ones, strict=True), start):
-                    writing.append(pool.submit(finish, index, map_, sides))
+                whole = [(start + i, *one) for i, one in enumerate(read_ones) if not isinstance(one, SodlibError)]
+                yield from ((start + i, one) for i, one in enumerate(read_ones) if isinstance(one, SodlibError))
+                if whole:
+                    maps = _maps(model, torch.stack([inputs for _, inputs, _ in whole]))
+                    for (index, _, sides), map_ in zip(whole, maps, strict=True):
+                        writing.append(pool.submit(finish, index, map_, sides))
                 while len(writing) > batch:
-                    yield writing.popleft().result()
+                    yield writing.popleft().result(), None
             while writing:
-                yield writing.popleft().result()
+                yield writing.popleft().result(), None
         finally:
             for future in (*reading, *writing):
                 future.cancel()

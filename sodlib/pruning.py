@@ -116,8 +116,9 @@ def keep_above(channel_scores: PerChannel, threshold: float) -> PerChannel:
 def _or_best(masks: tuple[Tensor, ...], channel_scores: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     if not masks or any(mask.any() for mask in masks):
         return masks
-    best = torch.cat(channel_scores).max()
-    return tuple(score == best for score in channel_scores)
+    every = torch.cat(channel_scores)
+    best = torch.arange(len(every), device=every.device) == every.argmax()
+    return best.split([len(score) for score in channel_scores])
 
 
 def keep_share(channel_scores: PerChannel, share: float) -> PerChannel:

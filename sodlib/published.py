@@ -5,6 +5,7 @@ The weights themselves are not ours to publish; the scores and the maps of the e
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import nn
 from . import gallery, records
 from .cost import count_macs, count_parameters
 from .data import SaliencySet
+from .errors import SodlibError
 from .records import RESULTS, Record
 from .scoring import scored
 from .u2net import U2NetP
@@ -21,9 +23,17 @@ FOLDER = "published"
 
 
 def measure(model: nn.Module, name: str, images: SaliencySet, place: Path = RESULTS) -> Record:
-    """Score the network on a set and write that into the record of this name, beside the sets that it has already."""
+    """Score the network on a set and write that into the record of this name, beside the sets that it has already.
+    Raises SodlibError for a name that is no plain one, or that of another network."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise SodlibError(f"{name!r} cannot name a record; give letters, digits, - and _, such as u2net-p")
     folder, started = place / FOLDER, time.monotonic()
     before = records.find(name, folder)
+    if before and before.data["parameters"] != count_parameters(model):
+        raise SodlibError(
+            f"{before.folder} is of a network with {before.data['parameters']:,} parameters; give this one another "
+            "name, or delete the folder"
+        )
     data = before.data if before else {"scores": {}, "images": {}, "fingerprints": {}}
     scores, arrays = scored(model, images)
     data = {

@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,8 +54,13 @@ class Record:
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        with np.load(self.folder / "arrays.npz") as arrays:
-            return dict(arrays)
+        """The content of `arrays.npz`. Raises SodlibError where it is missing or damaged."""
+        path = self.folder / "arrays.npz"
+        try:
+            with np.load(path) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise SodlibError(f"{path}: not readable ({error}); delete the folder and run again") from error
 
     @cached_property
     def scales_by_layer(self) -> dict[str, np.ndarray]:
@@ -108,9 +114,10 @@ def write(
     model: nn.Module | None = None,
 ) -> Record:
     """Write a record beside its place, then move it there; an older record of the key gives way."""
-    place.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=place))
+    beside = place / f".{key}"
     try:
+        place.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=place))
         (beside / "record.json").write_text(json.dumps(data, indent=1) + "\n")
         np.savez_compressed(beside / "arrays.npz", **arrays)
         if model is not None:

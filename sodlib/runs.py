@@ -124,6 +124,8 @@ def _obtain(run: Run, preset: str, where: Surroundings, weights: bool) -> Record
         return record
     settings = run.settings(preset)
     # An unknown network is refused before a folder is made for it.
+    if run.pretraining and run.network in (*networks.NAMES, MEAN_MASK):
+        raise SodlibError(f"{run.network} has no stages to train as a classifier first; leave out the pre-training")
     if run.network in networks.NAMES:
         if run.decay != "standard":
             raise SodlibError(f"{run.network} has no ILBlocks for {run.decay} decay; declare it with standard decay")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .classifier import Classifier
-from .compiled import CompiledCSNet
+from .compiled import CompiledCSNet, on_processor
 from .csnet import CSNet
 from .errors import SodlibError
 from .folding import FoldedCSNet, fold
@@ -41,10 +41,7 @@ class Engine(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.dim() != 4 or images.shape[1] != 3 or images.device.type != "cpu":
-            raise SodlibError(f"this engine takes images [B, 3, H, W] on the processor, not {list(images.shape)} on "
-                              f"{images.device}")  # fmt: skip
-        return self.run(images.detach().float().contiguous())
+        return self.run(on_processor(images))
 
 
 class OnnxRuntime(Engine):

@@ -226,21 +226,25 @@ def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUD
     """The declared runs that one of these words names: an item ("table 6", "figure 14"), or part of a key. All of
     them without words. Raises SodlibError for a word that names none."""
     chosen: dict[Declared, None] = dict.fromkeys(() if only else declared)
-    items = {item.lower() for entry in declared for item in entry.feeds}
     for word in only:
-        plain = " ".join(word.lower().split())
-        item = re.sub(r"(?<=[a-z]) ?(?=\d)", " ", plain)
-        is_item = item in items or re.fullmatch(r"(table|figure|algorithm|section) \d+(\.\d+)?", item)
+        item = item_of(word, declared)
         named = [
             entry
             for entry in declared
-            if (item in map(str.lower, entry.feeds) if is_item else word in entry.run.key(preset))
+            if (item in map(str.lower, entry.feeds) if item else word.strip() and word in entry.run.key(preset))
         ]
         if not named:
             items = ", ".join(sorted({item for entry in declared for item in entry.feeds}, key=_natural))
             raise SodlibError(f"no declared run is named by {word!r}; give part of a key or one of: {items}")
         chosen.update(dict.fromkeys(named))
     return tuple(entry for entry in declared if entry in chosen)
+
+
+def item_of(word: str, declared: Sequence[Declared] = STUDY) -> str:
+    """The item, in small letters, that a word such as "Table6" means; "" where it can only be part of a key."""
+    item = re.sub(r"(?<=[a-z]) ?(?=\d)", " ", " ".join(word.lower().split()))
+    is_item = re.fullmatch(r"(table|figure|algorithm|section) \d+(\.\d+)?", item)
+    return item if is_item or item in {feed.lower() for entry in declared for feed in entry.feeds} else ""
 
 
 def _natural(item: str) -> list[Any]:

@@ -33,8 +33,8 @@ Root = Annotated[Path | None, typer.Option("--data", help="Folder that holds the
 Preset = Annotated[PresetName, typer.Option(help="How much computing the run gets.")]
 Results = Annotated[Path, typer.Option(help="Folder of the records.")]
 Minutes = Annotated[float | None, typer.Option(min=0, help="Stop in good order within so many minutes.")]
-Table = Annotated[int | None, typer.Option(help="Only what this table of the paper needs.")]
-Figure = Annotated[int | None, typer.Option(help="Only what this figure of the paper needs.")]
+Table = Annotated[int | None, typer.Option(min=1, help="Only what this table of the paper needs.")]
+Figure = Annotated[int | None, typer.Option(min=1, help="Only what this figure of the paper needs.")]
 Only = Annotated[list[str] | None, typer.Option(help='An item, such as "table 6", or part of a key; may be repeated.')]
 
 
@@ -61,7 +61,7 @@ def study_list(
             time_needed = _about(missing[run])
         typer.echo(f"{state:8} {time_needed:>12}  {run.key(preset.value)}  ({', '.join(declared.feeds)})")
     typer.echo(f"\n{'':12} recorded  missing          work left")
-    asked = [word.lower() for word in words]
+    asked = {item for word in words if (item := study.item_of(word))}
     for item, entries in study.by_item(chosen).items():
         if asked and item.lower() not in asked:
             continue
@@ -152,7 +152,11 @@ def study_check(data: Root = None, results: Results = records.RESULTS) -> None:
 
 
 def _words(table: int | None, figure: int | None, only: list[str] | None) -> list[str]:
-    return [*(only or ()), *([f"table {table}"] if table else []), *([f"figure {figure}"] if figure else [])]
+    return [
+        *(only or ()),
+        *([f"table {table}"] if table is not None else []),
+        *([f"figure {figure}"] if figure is not None else []),
+    ]
 
 
 def _prepare(settings: presets.Preset, root: Path | None) -> None:

@@ -17,8 +17,9 @@ from .errors import SodlibError
 INTERVAL = 60.0
 
 
-class Paused(Exception):
-    """The run stopped in good order because its time is over."""
+class Paused(BaseException):
+    """The run stopped in good order because its time is over. It comes at any moment, also while a file is read, and
+    is no error of whatever it interrupts; hence no `Exception`."""
 
 
 class Checkpoint:

@@ -40,9 +40,9 @@ def no_loss(difference: Estimate, margin: float = MARGIN) -> str:
     return AGREES if low > -margin else OPPOSITE if high < -margin else "not told apart"
 
 
-def holds(value: bool) -> str:
-    """The sign of a part that is a fact and no estimate."""
-    return AGREES if value else OPPOSITE
+def holds(value: bool | None) -> str:
+    """The sign of a part that is a fact and no estimate; None where its runs are not recorded."""
+    return "not recorded" if value is None else AGREES if value else OPPOSITE
 
 
 #: What a page says of a difference in max F-measure: what is compared, the paper's difference (None where it prints

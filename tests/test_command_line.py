@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from torch import zeros
 
 from sodlib import __main__ as command
-from sodlib import checkpoints
+from sodlib import checkpoints, records
+from sodlib.channels import plan_channels
+from sodlib.classifier import Classifier
 
 
 def sodlib(capfd, *arguments):
@@ -63,6 +65,45 @@ def test_predict_a_folder(capfd, tmp_path, model, photograph):
     assert sorted(path.name for path in (tmp_path / "photos-maps").iterdir()) == ["photo.png", "second.png"]
 
 
+def test_a_folder_with_equal_stems_and_a_damaged_photograph(capfd, tmp_path, model, photograph):
+    for other in (".webp", ".png"):
+        Image.open(photograph).save(photograph.with_suffix(other))
+    (photograph.parent / "cut.jpg").write_bytes(photograph.read_bytes()[:200])
+    code, out, complaint = sodlib(capfd, "predict", photograph.parent, "--model", model)
+    assert code == 2 and "3 maps" in out and "cut.jpg cannot be read" in complaint
+    names = sorted(path.name for path in (tmp_path / "photos-maps").iterdir())
+    assert names == ["photo.jpg.png", "photo.png.png", "photo.webp.png"]
+
+
+def test_no_path_leads_to_the_photograph(capfd, tmp_path, monkeypatch, model, photograph):
+    picture = photograph.with_name("other.png")
+    Image.open(photograph).save(picture)
+    before = picture.read_bytes()
+    monkeypatch.chdir(photograph.parent)
+    for arguments in (("predict", picture, "-o", "other.png"), ("predict", ".", "-o", "../photos")):
+        code, _, complaint = sodlib(capfd, *arguments, "--model", model)
+        assert code == 2 and "over the photograph" in complaint and picture.read_bytes() == before
+    code, _, _ = sodlib(capfd, "predict", ".", "--model", model)
+    assert code == 0 and (tmp_path / "photos-maps" / "other.png").exists()
+    code, _, _ = sodlib(capfd, "predict", picture, "--model", model, "-o", tmp_path)
+    assert code == 0 and (tmp_path / "other-map.png").exists()
+
+
+def test_a_record_has_a_plain_name_and_one_network(capfd, tmp_path, model):
+    results = tmp_path / "results"
+    (results / "kept").mkdir(parents=True)
+    for name in ("..", "a/b", "."):
+        code, _, complaint = sodlib(
+            capfd, "evaluate", model, "cutouts/validation", f"--record={name}", "--results", results
+        )
+        assert code == 2 and "cannot name a record" in complaint and (results / "kept").is_dir()
+    records.write(results / "published", "same", {"parameters": 5}, {})
+    code, _, complaint = sodlib(
+        capfd, "evaluate", model, "cutouts/validation", "--record", "same", "--results", results
+    )
+    assert code == 2 and "5 parameters" in complaint
+
+
 def test_evaluate_and_prune(capfd, tmp_path, model):
     code, out, _ = sodlib(
         capfd, "prune", model, "--share", "0.5", "--batches", "1", "-o", tmp_path / "half.safetensors"
@@ -76,6 +117,15 @@ def test_evaluate_and_prune(capfd, tmp_path, model):
 def test_study_list_and_data_check(capfd, tmp_path):
     code, out, _ = sodlib(capfd, "study", "list", "--results", tmp_path)
     assert code == 0 and "0 of" in out and "missing" in out
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "record.json").write_text('{"hardware": "none"')
+    for words, item in ((("--only", "table6"), "Table 6"), (("--only", "x1-5-5_dynamic_brief_s0_a965d0"), "Figure 5")):
+        code, out, _ = sodlib(capfd, "study", "list", "--results", tmp_path, *words)
+        assert code == 0 and f"\n{item} " in out
+    code, _, complaint = sodlib(capfd, "study", "list", "--only", " ")
+    assert code == 2 and "no declared run" in complaint
+    code, _, complaint = sodlib(capfd, "study", "run", "--table", "0")
+    assert code == 2 and "Traceback" not in complaint
     code, out, _ = sodlib(capfd, "data", "check", "cutouts/test")
     assert code == 0 and "150" in out
 
@@ -85,6 +135,9 @@ def test_mistakes_get_one_sentence(capfd, tmp_path, model, photograph):
     cut.write_bytes(photograph.read_bytes()[:200])
     save_file({"x": zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "empty").mkdir()
+    classifier = tmp_path / "classifier.safetensors"
+    checkpoints.save(Classifier(plan_channels(), 10, 32), classifier)
+    enet = ("--network", "enet", "--decay", "standard", "--pretraining", "categories")
     cases = [
         (("predict", tmp_path / "no.jpg", "--model", model), "no.jpg"),
         (("predict", cut, "--model", model), "cut.jpg"),
@@ -92,19 +145,28 @@ def test_mistakes_get_one_sentence(capfd, tmp_path, model, photograph):
         (("predict", photograph, "--model", "csnet-x9"), "csnet-x9"),
         (("predict", photograph, "--model", tmp_path / "other.safetensors"), "no channel plan"),
         (("predict", photograph, "--model", model, "--size", "0"), "size 0"),
-        (("predict", photograph, "--model", model, "-o", photograph), "over the photograph"),
         (("predict", photograph, "--model", model, "-o", photograph / "map.png"), "cannot be written"),
+        (("predict", photograph, "--model", model, "-o", tmp_path / "map.jpg"), "ends so"),
+        (("export", model, tmp_path / "net.txt"), "ends so"),
+        (("prune", model, "--share", "0.5", "-o", tmp_path / "p.onnx"), "ends so"),
+        (("predict", photograph, "--model", classifier), "is a classifier"),
+        (("evaluate", classifier, "cutouts/test"), "is a classifier"),
         (("evaluate", model, "ECSSD"), "SODLIB_DATA"),
         (("evaluate", model, "ECSSD", "--data", tmp_path / "no"), "no folder"),
         (("prune", model, "-o", tmp_path / "p.safetensors"), "give one of: a threshold, a share"),
         (("prune", model, "--share", "9", "-o", tmp_path / "p.safetensors"), "the share of channels"),
         (("train", "--split", "2/2", "--preset", "smoke", "--results", tmp_path / "r"), "2/2"),
+        (("train", *enet, "--preset", "smoke", "--results", tmp_path / "r"), "no stages"),
         (("reproduce", "77"), "77"),
     ]
     for arguments, words in cases:
         code, _, complaint = sodlib(capfd, *arguments)
         assert code == 2 and words in complaint and complaint.count("\n") == 1, (arguments, complaint)
-    for arguments, words in [(("train", "--preset", "huge"), "huge"), (("train", "--widht", "2"), "--widht")]:
+    for arguments, words in [
+        (("train", "--preset", "huge"), "huge"),
+        (("train", "--widht", "2"), "--widht"),
+        (("train", "--seed", "-1"), "--seed"),
+    ]:
         code, _, complaint = sodlib(capfd, *arguments)
         assert code == 2 and words in complaint and "Traceback" not in complaint
     assert not (tmp_path / "p.safetensors").exists() and not (tmp_path / "r").exists()

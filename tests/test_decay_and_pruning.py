@@ -164,6 +164,13 @@ def test_any_threshold_leaves_a_network(build, split, seed):
     assert sizes == sorted(sizes, reverse=True) and sizes[0] == sodlib.count_parameters(model)
 
 
+def test_of_equal_channels_one_is_the_best():
+    scores_ = scores(sodlib.csnet(), "gamma")
+    nothing = scores_.map(torch.zeros_like)
+    kept = keep_above(nothing, 1e-20)
+    assert all(sum(int(mask.sum()) for mask in block) == 1 for block in kept.blocks)
+
+
 def test_one_threshold_comes_to_a_size():
     torch.manual_seed(0)
     model = sodlib.csnet()

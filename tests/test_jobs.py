@@ -142,6 +142,33 @@ def test_estimates_come_from_this_hardware(tmp_path):
     assert math.isnan(jobs.estimate(Run(), lite, jobs.rates([], "here")))
 
 
+def test_a_damaged_record_does_not_stop_the_queue(tmp_path):
+    for name, content in {"cut": '{"hardware": "none"', "bare": '{"hardware": "none"}', "odd": '{"preset": 1}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(content)
+    assert jobs.rates(records.every(tmp_path), "none") == {}
+
+
+def test_a_run_takes_the_gpu_that_fewest_are_on(tmp_path, monkeypatch):
+    class Process:
+        def __init__(self, _, env, **__):
+            self.gpu, self.returncode = env["CUDA_VISIBLE_DEVICES"], None
+
+        def poll(self):
+            return self.returncode
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr(jobs.subprocess, "Popen", Process)
+    workers = jobs.LocalWorkers("smoke", tmp_path, None, 2)
+    workers.start(Run(), math.inf)
+    for _ in range(3):
+        workers.start(Run(), math.inf)
+        first, last = workers.running
+        assert {first.gpu, last.gpu} == {"3", "5"}
+        last.returncode = 0
+        workers.wait()
+
+
 def test_the_study_is_declared_whole():
     """One entry a run, every pruned run with its training, and what each table of the paper has rows for."""
     everything = [entry.run for entry in STUDY]

@@ -80,6 +80,15 @@ def test_what_longer_trainings_say_is_no_part_of_a_verdict(found):
     assert len(entry.signs) == len(MATCHED) + 1
 
 
+def test_nothing_follows_from_runs_that_are_not_recorded(found):
+    nothing = {name: replace(item, records=dict.fromkeys(item.records, ())) for name, item in found.items()}
+    entries = ledger.entries(nothing, {})
+    without_runs = {"headline", "table01", "table02", "table08"}
+    for name in entries.keys() - without_runs:
+        assert verdict(entries[name].signs) == "open", name
+        assert "nan" not in entries[name].ours
+
+
 def test_a_part_that_every_seed_must_show(found):
     item = found["Table 4"]
     saliency, classification = (

@@ -85,6 +85,13 @@ def test_f_measure_of_nothing_is_zero():
     assert f_measure(np.ones(1), np.ones(1)) == pytest.approx(1)
 
 
+def test_maps_in_0_to_1_are_not_taken_for_grey_levels(maps):
+    dataset, found, _ = maps
+    for kind in (np.float32, bool):
+        with pytest.raises(sodlib.SodlibError, match="give uint8"):
+            sodlib.evaluate({stem: map_.astype(kind) for stem, map_ in found.items()}, dataset)
+
+
 def test_bad_maps_are_named(maps):
     dataset, by_stem, _ = maps
     with pytest.raises(sodlib.SodlibError, match="no map for 3"):

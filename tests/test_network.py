@@ -164,6 +164,15 @@ def test_bad_input_gets_a_sentence(call, word):
         call()
 
 
+def test_a_plan_with_a_layer_too_many_or_too_few_is_refused():
+    for change in (lambda layers: layers.append({"layer": "stage9", "in": [1], "out": [1]}),
+                   lambda layers: layers.pop(-3)):  # fmt: skip
+        data = sodlib.csnet().plan.to_json()
+        change(data["layers"])
+        with pytest.raises(sodlib.SodlibError, match="channel plan"):
+            ChannelPlan.from_json(data)
+
+
 def test_a_plan_whose_layers_do_not_follow_is_refused():
     plan = plan_channels().to_json()
     plan["layers"][3]["in"] = [7, 7]

@@ -1,4 +1,5 @@
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -106,6 +107,26 @@ def test_onnx_file_in_both_runtimes_with_any_size_and_batch(engine, exported, ph
 
 
 @needs_compiler
+def test_compiled_engine_in_several_threads_at_once():
+    model = sodlib.optimise(settled(sodlib.csnet()), "c")
+    images = [torch.rand(1, 3, 48, 48) for _ in range(4)]
+    expected = [model(image) for image in images]
+
+    def wrong(index):
+        return sum(not torch.equal(model(images[index]), expected[index]) for _ in range(40))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(wrong, range(4))) == [0] * 4
+
+
+@needs_compiler
+def test_compiled_engine_refuses_what_it_cannot_read():
+    model = sodlib.optimise(sodlib.csnet().eval(), "c")
+    for images in (torch.zeros(1, 3, 32, 32, device="meta"), torch.zeros(1, 3, 0, 32), torch.zeros(3, 32, 32)):
+        with pytest.raises(sodlib.SodlibError, match="takes images"):
+            model(images)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_compiled_engine_with_threads_and_changing_sizes(threads):
     torch.manual_seed(1)
@@ -165,13 +186,17 @@ def test_a_folder_in_the_pipeline_gives_the_maps_of_one_by_one(tmp_path):
     paths = sorted(PHOTOS.glob("*.jpg"))[:7]
     model, found = sodlib.load("csnet-x1-fast"), {}
     done = list(predict_files(model, paths, found.__setitem__, 64))
-    assert done == list(range(7))
+    assert done == [(index, None) for index in range(7)]
     for index, path in enumerate(paths):
         difference = found[index].astype(int) - quantise(predict(model, path, 64))
         assert np.abs(difference).max() <= 1
-    (tmp_path / "broken.jpg").write_text("no image")
-    with pytest.raises(sodlib.SodlibError, match="broken"):
-        list(predict_files(model, [*paths, tmp_path / "broken.jpg"], found.__setitem__, 64))
+        with Image.open(path) as opened:
+            assert np.array_equal(predict(model, opened, 64), predict(model, path, 64))
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("no image")
+    found.clear()
+    done = dict(predict_files(model, [paths[0], broken, *paths[1:]], found.__setitem__, 64))
+    assert "broken" in str(done.pop(1)) and set(done.values()) == {None} and found.keys() == done.keys()
 
 
 def test_command_line_says_which_engine_ran(tmp_path):

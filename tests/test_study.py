@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import sodlib
 from sodlib import integrity, labels, records, runs, scoring, study, tuning
-from sodlib.data import find_set
+from sodlib.data import find_set, read_image
 from sodlib.description import Pruning, Run
 from sodlib.mean_mask import mean_mask
 from sodlib.metrics import bootstrap, interval, score, score_batch
@@ -241,6 +242,22 @@ def test_a_lost_test_image_costs_the_evaluation_alone(tmp_path, tiny, monkeypatc
 
     runs.obtain(Run(), "smoke", Surroundings(tmp_path, observer=Counts()))
     assert steps == []
+
+
+def test_a_width_has_one_key():
+    assert Run(width=2.0).key("brief") == Run(width=2).key("brief") != Run(width=1.5).key("brief")
+
+
+def test_the_end_of_the_time_is_no_damaged_photograph(tmp_path, monkeypatch):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
+
+    def alarm(*_):
+        raise Paused
+
+    monkeypatch.setattr("sodlib.data.to_rgb", alarm)
+    with pytest.raises(Paused):
+        read_image(path)
 
 
 def test_keys_depend_on_every_choice():

@@ -28,9 +28,10 @@ def category_counts(counts: pd.DataFrame) -> Figure:
     return figure
 
 
-def left_out(panels: Mapping[str, Sensitivity]) -> Figure:
+def left_out(panels: Mapping[str, Sensitivity], control: bool = False) -> Figure:
     """Relative change of max F in percent, a panel each: rows are the category that a network was trained without,
-    columns the test images' (paper, Figure 8). One colour scale for all; a frame marks a category left out itself."""
+    columns the test images' (paper, Figure 8). One colour scale for all; a frame marks a category left out itself.
+    `control`: the networks have seen every category, and as many images fewer as this one has."""
     first = next(iter(panels.values()))
     height = 1.4 + 0.3 * len(first.rows)
     figure, axes = plt.subplots(len(panels), 1, figsize=(FULL_WIDTH, height * len(panels)))
@@ -42,7 +43,7 @@ def left_out(panels: Mapping[str, Sensitivity]) -> Figure:
                 value = panel.change[row, column]
                 color = "white" if abs(value) > 0.6 * limit else COLORS["text"]
                 axis.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7.5, color=color)
-                if name == tested:
+                if name == tested and not control:
                     frame = Rectangle(
                         (column - 0.5, row - 0.5), 1, 1, fill=False, lw=1.8, ec=COLORS["text"], clip_on=False
                     )
@@ -50,7 +51,8 @@ def left_out(panels: Mapping[str, Sensitivity]) -> Figure:
         columns = [f"{name}\n{count}" for name, count in zip(panel.columns, panel.images, strict=True)]
         axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
         axis.set_yticks(range(len(panel.rows)), panel.rows, fontsize=8)
-        axis.set(title=title, ylabel="trained without", xlabel="test images of category, and how many")
+        rows = "as many images fewer as of" if control else "trained without"
+        axis.set(title=title, ylabel=rows, xlabel="test images of category, and how many")
         axis.grid(visible=False)
         figure.colorbar(shown, ax=axis, label="change of max F (%)", fraction=0.03, pad=0.01)
     return figure

@@ -13,7 +13,8 @@ from . import paper
 from .description import Run
 from .evidence import Evidence
 from .records import REPOSITORY, Record
-from .study import COMPARED, IMAGENET, MIDDLE, REDUNDANT, STARTS, TABLE_7, replace
+from .severing import severed
+from .study import CENTRE, COMPARED, IMAGENET, MIDDLE, REDUNDANT, STARTS, TABLE_7, replace
 
 #: The paper's names of the six sets, and ours.
 SETS = {"ECSSD": "ECSSD", "PASCAL-S": "PASCAL-S", "DUT-O": "DUT-OMRON", "HKU-IS": "HKU-IS", "SOD": "SOD",
@@ -27,8 +28,8 @@ BESIDE = {
 #: Why a row is not quite the paper's.
 NOTES = {
     "CSNet×1.5-L ImageNet": "pre-trained on ten classes, not on ImageNet (page 06)",
-    "CSF+R": "from random weights: those of ImageNet are not at hand",
-    "CSF+R2": "from random weights: those of ImageNet are not at hand",
+    "CSF+R": "from random weights: those of ImageNet are not at hand; the paper's MACC fits a larger image",
+    "CSF+R2": "from random weights: those of ImageNet are not at hand; the paper's MACC fits a larger image",
     "Eff.Net": "the paper does not say which EfficientNet; B2 comes nearest",
     "Sf.Netv2": "the paper does not say which width; ×2 comes nearest",
     "ESPNetv2": "the paper does not say which width; ×1 comes nearest",
@@ -48,7 +49,8 @@ def published() -> pd.DataFrame:
 
 def trained(item: Evidence, sets: Sequence[str]) -> pd.DataFrame:
     """The rows of Table 7 that were trained here, and those beside: sizes in the paper and here, the learning rate that
-    the validation split chose, and for each of these sets max F-measure and MAE, the paper's and ours."""
+    the validation split chose, for each of these sets max F-measure and MAE, the paper's and ours, and what is to be
+    known of a row: where it is not quite the paper's, no better than the mean mask, or of a severed network."""
     printed = published()
     rows = {}
     for name, ways in {**TABLE_7, **BESIDE}.items():
@@ -57,6 +59,7 @@ def trained(item: Evidence, sets: Sequence[str]) -> pd.DataFrame:
             ("parameters (K)", "paper"): _printed(printed, name, ("size", "parameters_k")),
             ("parameters (K)", "ours"): _mean(item, run, lambda data: data["parameters"] / 1e3),
             ("MACC (G)", "paper"): _printed(printed, name, ("size", "macc_g")),
+            ("MACC (G)", "ours"): _mean(item, run, lambda data: (data["macs"]["paper"] or np.nan) / 1e9),
             ("convolutions (G)", "ours"): _mean(item, run, lambda data: data["macs"]["conv"] / 1e9),
             ("learning rate", "ours"): (run.learning_rate or item.preset.learning_rate) if item.of(run) else np.nan,
         }
@@ -70,9 +73,18 @@ def trained(item: Evidence, sets: Sequence[str]) -> pd.DataFrame:
                 (test_set, "MAE, paper"): _printed(printed, name, (paper_name(test_set), "mae")),
                 (test_set, "MAE"): there.score(run, "mae").value,
             }
-        row["remark", ""] = NOTES.get(name, "")
+        row["remark", ""] = "; ".join(filter(None, [NOTES.get(name, ""), *_warnings(item, run)]))
         rows[name] = row
     return _paired(rows)
+
+
+def _warnings(item: Evidence, run: Run) -> list[str]:
+    if not item.of(run):
+        return []
+    said = [] if not item.of(CENTRE) or item.knows_more(run) else ["no more than the mean mask"]
+    if run.pruning and (layers := severed(item.of(run.parent))) > 0:
+        said.append(f"{layers:.0f} of 54 layers severed before pruning")
+    return said
 
 
 def scored(records: Mapping[str, Record], sets: Sequence[str]) -> pd.DataFrame:

@@ -50,12 +50,12 @@ def pareto(sizes: Sequence[float], scores: Sequence[float]) -> list[int]:
     return front
 
 
-def sizes_and_scores(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+def sizes_and_scores(panels: Mapping[str, Mapping[str, pd.DataFrame]], mean_mask: float | None = None) -> Figure:
     """Max F-measure against parameters, a panel a kind of evidence, a colour and a mark a layer, with the Pareto front
     of each panel's first layers (paper, Figure 1). Numbers of one layer come from one evaluator.
 
     A layer has the columns parameters_k and max_f, with low and high where there are intervals; its index names the
-    points. Without a score a network is a tick on the axis.
+    points. Without a score a network is a name on the axis. `mean_mask`: a dashed line in the last panel.
     """
     figure, axes = plt.subplots(len(panels), 1, figsize=(FULL_WIDTH, 4.8 * len(panels)))
     for axis, (title, layers) in zip(np.atleast_1d(axes), panels.items(), strict=True):
@@ -63,6 +63,8 @@ def sizes_and_scores(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure
             _layer(axis, layer, name, color, mark)
         axis.set(xscale="log", xlabel="parameters (K)", ylabel="max F", title=title)
         axis.margins(x=0.08, y=0.12)
+        if mean_mask is not None and axis is np.atleast_1d(axes)[-1]:
+            axis.axhline(mean_mask, color=COLORS["threshold"], lw=1.4, ls="--", label="the mean mask")
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     figure.draw_without_rendering()
     for axis in np.atleast_1d(axes):
@@ -76,6 +78,10 @@ def _part_labels(axis: Axes) -> None:
     labels = sorted((text for text in axis.texts if not text.get_rotation()), key=lambda text: -text.xy[1])
     points = axis.transData.transform([text.xy for text in labels]) if labels else []
     taken = [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for x, y in points]
+    for container in axis.containers:  # the intervals
+        for ends in container.lines[2][0].get_segments():
+            (x, low), (_, high) = axis.transData.transform(ends)
+            taken.append(Bbox.from_extents(x - 3, low, x + 3, high))
     for text in labels:
         for across, up in (*_BESIDE, _BESIDE[0]):
             text.set(ha="left" if across > 0 else "right", va="bottom" if up > 0 else "top")
@@ -98,9 +104,10 @@ def _layer(axis: Axes, layer: pd.DataFrame, name: str, color: str, mark: str) ->
     axis.plot(x[front], y[front], lw=0.9, ls=":", color=color)
     for label, across, up in zip(scored.index, x, y, strict=True):
         axis.annotate(label, (across, up), xytext=(4, 3), textcoords="offset points", fontsize=7.5, color=color)
-    before, up = 0.0, 4
-    for label, across in layer[layer["max_f"].isna()]["parameters_k"].dropna().sort_values().items():
-        up = up + 42 if across < 1.3 * before else 4  # above its neighbour's
-        axis.annotate(label, (across, 0), xycoords=("data", "axes fraction"), xytext=(0, up), fontsize=7.5, color=color,
-                      textcoords="offset points", rotation=90, ha="center", va="bottom")  # fmt: skip
-        before = across
+    unscored = layer[layer["max_f"].isna()]["parameters_k"].dropna().sort_values()
+    for label, across in unscored.items():
+        # Beside its neighbour's.
+        near = [np.sign(across - other) for other in unscored if 0 < abs(np.log(across / other)) < np.log(1.3)]
+        side = {-1: "right", 0: "center", 1: "left"}[near[0] if near else 0]
+        axis.annotate(label, (across, 0), xycoords=("data", "axes fraction"), xytext=(0, 4), fontsize=7.5, color=color,
+                      textcoords="offset points", rotation=90, ha=side, va="bottom")  # fmt: skip

@@ -8,7 +8,7 @@ Four decays by name:
     it passes through Adam like any gradient. gamma of the first two units of an ILBlock has no other decay;
     gamma of the third keeps the standard one beside the dynamic (evidently a slip of the release, kept).
 "dynamic-throughout": the same without that slip, so that no gamma inside an ILBlock has another decay.
-"dynamic-written": Eq. 3 and 4 to the letter. After the optimiser's step, gamma shrinks by
+"dynamic-written": as Eq. 3 and 4 read. After the optimiser's step, gamma shrinks by
     learning rate * lambda_d * mean over the batch of GAP(x) * gamma: a signed mean, and decoupled from Adam. No
     gamma inside an ILBlock has another decay.
 """

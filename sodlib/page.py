@@ -131,7 +131,7 @@ class Page:
         """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files. In its corner
         stand preset and seeds of the `item` that it is drawn from."""
         if item is not None:
-            figure.supxlabel(item.origin, x=1, ha="right", fontsize="x-small", color=plots.COLORS["faint"])
+            figure.supxlabel(item.origin, x=0.995, ha="right", fontsize="x-small", color="0.4")
         self.figures.mkdir(parents=True, exist_ok=True)
         for suffix, options in ((".png", {"dpi": 160}), (".svg", {"metadata": {"Date": None}})):
             beside = self.figures / f".{name}{suffix}"

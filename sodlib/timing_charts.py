@@ -31,7 +31,7 @@ def where_time_goes(milliseconds: Mapping[str, Mapping[str, float]]) -> Figure:
 def growth(panels: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> Figure:
     """Time against "size" or "batch", both axes logarithmic, with quartiles and the exponent over the pixels."""
     figure, axes = plt.subplots(1, len(panels), figsize=(FULL_WIDTH, 3.8))
-    labels = {"size": "side of the image", "batch": "images in a batch"}
+    labels = {"size": "side of the image (pixels)", "batch": "images in a batch"}
     for axis, (along, forms) in zip(axes, panels.items(), strict=True):
         for (name, points), color in zip(forms.items(), PALETTE, strict=False):
             x, middle, low, high = (

@@ -29,7 +29,7 @@ BASELINES = {
 
 class Baseline(nn.Module):
     """A network of BASELINES with random weights. Input and output as for CSNet; BiSeNet takes images of `input_size`
-    alone. Raises SodlibError for an unknown name."""
+    alone. Raises SodlibError for an unknown name, and for a size that the network cannot halve often enough."""
 
     loss = staticmethod(CSNet.loss)
 
@@ -51,7 +51,13 @@ class Baseline(nn.Module):
         self.name = name
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = _plain(self.network(*_twice(self.name, images)))
+        try:
+            logits = _plain(self.network(*_twice(self.name, images)))
+        except RuntimeError as error:
+            if not any(side % 32 for side in images.shape[-2:]):
+                raise
+            raise SodlibError(f"{self.name} cannot take images of {images.shape[-1]} × {images.shape[-2]}: give sides "
+                              "that are multiples of 32") from error  # fmt: skip
         if self.prediction is not None:
             logits = self.prediction(logits)
         return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)

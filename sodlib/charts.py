@@ -174,9 +174,8 @@ def sizes_and_scores(lines: Mapping[str, Sequence[tuple[float, Estimate]]], wher
         for axis in axes:
             axis.errorbar(sizes, values[:, 0], errors, fmt="o-", capsize=2.5, color=DECAY_COLORS[decay], label=decay)
     best = max(estimate.high for points in lines.values() for _, estimate in points)
-    label = "parameters (K); equal sizes are drawn beside each other"
-    axes[0].set(xlabel=label, ylabel=f"max F ({where})")
-    axes[1].set(xlabel=label, title="near the best", ylim=(best - 0.06, best + 0.005))
+    axes[0].set(xlabel="parameters (K); equal sizes side by side", ylabel=f"max F ({where})")
+    axes[1].set(xlabel="parameters (K)", title="near the best", ylim=(best - 0.06, best + 0.005))
     axes[0].legend(title="weight decay", loc="lower right")
     return figure
 

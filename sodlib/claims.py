@@ -20,29 +20,9 @@ from .evidence import Evidence, shown
 from .records import Record
 from .sensitivity import p_value, sensitivity
 from .severing import severed
-from .study import (
-    AT_SIZE,
-    COMPARED,
-    DECAYS_COMPARED,
-    FEWER,
-    IMAGENET,
-    LABELLED,
-    MATCHED,
-    MIDDLE,
-    PROBES,
-    RANDOM,
-    RATIO_SIZES,
-    REDUNDANT,
-    STARTS,
-    TABLE_7,
-    TRANSFERS,
-    VANILLA,
-    WITHOUT,
-    X1_5,
-    X2,
-    Pruning,
-    replace,
-)
+from .study import (AT_SIZE, COMPARED, DECAYS_COMPARED, FEWER, IMAGENET, LABELLED, MATCHED, MIDDLE, PROBES, RANDOM,
+                    RATIO_SIZES, REDUNDANT, STARTS, TABLE_7, TRANSFERS, VANILLA, WITHOUT, X1_5, X2, Pruning,
+                    replace)  # fmt: skip
 from .verdicts import AGREES, MARGIN, OPPOSITE, Entry, holds, in_words, joined, no_loss, same_sign
 
 #: Our limits where a claim is no difference. The share of parameters that may stay ("about 80 % fewer"); by how much
@@ -87,6 +67,10 @@ def size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entry
     return Entry(f"{names}: {_thousands(ours)} and {_thousands(theirs)} parameters [{sign}]", (sign,))
 
 
+def _missing(item: str = "") -> Entry:
+    return Entry("not recorded", ("not recorded",), item=item)
+
+
 def _thousands(parameters: float) -> str:
     return shown(parameters / 1e3, "{:.0f}K")
 
@@ -122,6 +106,8 @@ def categories(item: Evidence) -> Entry:
     """By the paper's own criterion (its own category is not what most networks lose most of), and by the statistic of
     page 04 beyond the control: opposite where p < 0.05, as in the paper where no more than MARGIN can be lost."""
     names = [name for name in labels.CATEGORIES if item.of(WITHOUT[name]) and item.of(FEWER[name])]
+    if not names or not item.of(LABELLED):
+        return _missing("Figure 8")
     said, signs = [], []
     fewest = 1 if item.preset.images else 10
     for test_set in (item.preset.tests[0], item.preset.part("labelled-test")):
@@ -206,7 +192,7 @@ def others(item: Evidence) -> Entry:
     known = [(item.validation(run), name, run) for name in LIGHT if item.of(run := item.chosen(TABLE_7[name]))]
     ours = item.chosen(TABLE_7["CSNet×2-L"])
     if not known:
-        return Entry("not recorded", ("not recorded",), item="Table 7")
+        return _missing("Table 7")
     _, name, run = max(known, key=lambda entry: entry[:2])
     signs = (same_sign(0.022, difference := item.difference(ours, run)),)
     sizes = " and ".join(_thousands(item.parameters(one)) for one in (ours, run))
@@ -218,7 +204,7 @@ def speed() -> Entry:
     """The time of a large network over CSNet-x1-L's, each in plain torch on one core."""
     rows = (timing.read("table8") or {}).get("rows", {})
     if not {"PoolNet", "CSNet×1-L"} <= set(rows):
-        return Entry("not recorded", ("not recorded",))
+        return _missing()
     ratio = rows["PoolNet"]["median_ms"] / rows["CSNet×1-L"]["median_ms"]
     sign = holds(10 / TENFOLD <= ratio <= 10 * TENFOLD)
     return Entry(f"PoolNet takes {ratio:.1f} times as long as CSNet×1-L [{sign}], both in plain torch", (sign,))
@@ -249,7 +235,7 @@ def pointing(item: Evidence, tuned: Run) -> Entry:
 def deviation(item: Evidence) -> Entry:
     """Over the layers, the median standard deviation between channels."""
     if not all(map(item.of, DECAYS_COMPARED[:2])):
-        return Entry("not recorded", ("not recorded",), item="Figure 4")
+        return _missing("Figure 4")
     standard, dynamic = (item.deviations(run) for run in DECAYS_COMPARED[:2])
     lower = [np.median(ours) < np.median(other) for ours, other in zip(dynamic, standard, strict=True)]
     said = (
@@ -266,7 +252,7 @@ def gap(item: Evidence) -> Entry:
     """More scales that are redundant with dynamic decay than with standard."""
 
     if not all(map(item.of, DECAYS_COMPARED[:2])):
-        return Entry("not recorded", ("not recorded",), item="Figure 5")
+        return _missing("Figure 5")
 
     def shares(decay: Run) -> tuple[float, float]:
         scales = item.scales(decay)
@@ -286,7 +272,7 @@ def resolutions(item: Evidence) -> Entry:
     plans = [ChannelPlan.from_json(record.data["plan"]) for record in item.of(Run(pruning=REDUNDANT))]
     splits = [plan.two_scaled() for plan in plans]
     if not splits:
-        return Entry("not recorded", ("not recorded",), item="Figure 10")
+        return _missing("Figure 10")
     stages = sorted(splits[0])
 
     def low(chosen: list[Split]) -> float:

@@ -101,7 +101,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
             ("stages 2-4 over 4", 0.016, fused["2-4"], fused["4"]),
             ("2-4 over 3-4", 0.006, fused["2-4"], fused["3-4"]),
             ("1-4 over 2-4", 0.002, fused["1-4"], fused["2-4"]),
-        ], budget(found["Table 5"], {f"the fusion of {stages}": run.parent for stages, run in fused.items()})),
+        ], budget(found["Table 5"], {f"the network that fuses {stages}": run.parent for stages, run in fused.items()})),
             claims.costs(found["Table 5"], fused)),
         "table06": joined(
             compared("Table 6", TRAINING, "Blocks, splits, fusion, learned channels (Table 6)", [
@@ -115,8 +115,9 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         "table07": at(COMPARED_WITH, "Trained here", claims.others(found["Table 7"])),
         "table08": at("07_runtime", "Table 8", claims.speed()),
         "table09": compared("Table 9", PRUNING, "Other criteria (Table 9)", [
-            (name, printed, replace(X2, pruning=filters[name]), replace(X2, decay="standard", pruning=filters[name]))
-            for name, printed in (("l1", 0.007), ("geometric-median", 0.009))
+            (words, printed, replace(X2, pruning=filters[name]), replace(X2, decay="standard", pruning=filters[name]))
+            for words, name, printed in (
+                ("filter norm", "l1", 0.007), ("geometric median", "geometric-median", 0.009))
         ]),
         "table10": at(PRUNING, "A threshold, and fixed ratios (Table 10)", claims.thresholds(found["Table 10"])),
         "table11": joined(

@@ -147,7 +147,9 @@ def keep(
     """What to keep by a criterion: channels that reach a threshold, a share of every layer, or what brings the network
     nearest to a number of parameters. `ranking` says which: by "layer", the same share of every layer (the fixed
     ratios of Table 10, the sizes of Table 9); over the "network", one threshold. Raises SodlibError where not just one
-    of the three is given, or the ranking is neither."""
+    of the three is given, the ranking is neither, or the network has no ILBlocks."""
+    if not isinstance(model, CSNet):
+        raise SodlibError("only networks of ILBlocks can be pruned: a CSNet, an Extractor, a Vanilla")
     if ranking not in RANKINGS:
         raise SodlibError(f"unknown ranking {ranking!r}; choose one of {', '.join(RANKINGS)}")
     if sum(choice is not None for choice in (threshold, share, parameters)) != 1:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import zeros
 
 from sodlib import __main__ as command
-from sodlib import checkpoints, records
+from sodlib import checkpoints, networks, records
 from sodlib.channels import plan_channels
 from sodlib.classifier import Classifier
 
@@ -137,6 +137,7 @@ def test_mistakes_get_one_sentence(capfd, tmp_path, model, photograph):
     (tmp_path / "empty").mkdir()
     classifier = tmp_path / "classifier.safetensors"
     checkpoints.save(Classifier(plan_channels(), 10, 32), classifier)
+    checkpoints.save(networks.build("enet", 64), tmp_path / "enet.safetensors")
     enet = ("--network", "enet", "--decay", "standard", "--pretraining", "categories")
     cases = [
         (("predict", tmp_path / "no.jpg", "--model", model), "no.jpg"),
@@ -151,6 +152,8 @@ def test_mistakes_get_one_sentence(capfd, tmp_path, model, photograph):
         (("prune", model, "--share", "0.5", "-o", tmp_path / "p.onnx"), "ends so"),
         (("predict", photograph, "--model", classifier), "is a classifier"),
         (("evaluate", classifier, "cutouts/test"), "is a classifier"),
+        (("evaluate", tmp_path / "enet.safetensors", "cutouts/test", "--size", "100"), "multiples of 32"),
+        (("prune", tmp_path / "enet.safetensors", "--share", "0.5", "-o", tmp_path / "p.safetensors"), "ILBlocks"),
         (("evaluate", model, "ECSSD"), "SODLIB_DATA"),
         (("evaluate", model, "ECSSD", "--data", tmp_path / "no"), "no folder"),
         (("prune", model, "-o", tmp_path / "p.safetensors"), "give one of: a threshold, a share"),

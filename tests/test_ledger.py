@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from matplotlib import rc_context
 
 from sodlib import checkpoints, claims, cost, inventory, ledger, paper, records, side_by_side
 from sodlib.evidence import KNOWS_MORE, Estimate
@@ -52,7 +53,8 @@ def test_no_loss_needs_the_whole_interval():
 
 @pytest.fixture(scope="module")
 def found():
-    return Page().evidence(*ledger.ITEMS)
+    with rc_context():  # a page sets the style of all figures
+        return Page().evidence(*ledger.ITEMS)
 
 
 def test_every_claim_has_its_row(found):

@@ -12,6 +12,7 @@ import numpy as np
 
 from . import labels, published, timing
 from .channels import ChannelPlan, Split, plan_channels
+from .comparison import LIGHT, best
 from .cost import count_parameters
 from .csnet import CSNet
 from .decay import GAP
@@ -20,9 +21,29 @@ from .evidence import Evidence, shown
 from .records import Record
 from .sensitivity import p_value, sensitivity
 from .severing import severed
-from .study import (AT_SIZE, COMPARED, DECAYS_COMPARED, FEWER, IMAGENET, LABELLED, MATCHED, MIDDLE, PROBES, RANDOM,
-                    RATIO_SIZES, REDUNDANT, STARTS, TABLE_7, TRANSFERS, VANILLA, WITHOUT, X1_5, X2, Pruning,
-                    replace)  # fmt: skip
+from .study import (
+    AT_SIZE,
+    COMPARED,
+    DECAYS_COMPARED,
+    FEWER,
+    IMAGENET,
+    LABELLED,
+    MATCHED,
+    MIDDLE,
+    PROBES,
+    RANDOM,
+    RATIO_SIZES,
+    REDUNDANT,
+    STARTS,
+    TABLE_7,
+    TRANSFERS,
+    VANILLA,
+    WITHOUT,
+    X1_5,
+    X2,
+    Pruning,
+    replace,
+)
 from .verdicts import AGREES, MARGIN, OPPOSITE, Entry, holds, in_words, joined, no_loss, same_sign
 
 #: Our limits where a claim is no difference. The share of parameters that may stay ("about 80 % fewer"); by how much
@@ -36,7 +57,6 @@ HEADLINE_F, HEADLINE_PARAMETERS = 0.900, 150_000
 IN_GAP = (3e-3, 1e-20)
 
 BUDGET = "a short training, far below the paper's"
-LIGHT = ("Eff.Net", "Sf.Netv2", "ENet", "CGNet", "DABNet", "ESPNetv2", "BiseNet")
 
 
 def budget(item: Evidence, runs: Mapping[str, Run]) -> str:
@@ -189,11 +209,8 @@ def compression(longest: Evidence, sized: Evidence) -> Entry:
 
 def others(item: Evidence) -> Entry:
     """Against the best light-weight network by the validation split."""
-    known = [(item.validation(run), name, run) for name in LIGHT if item.of(run := item.chosen(TABLE_7[name]))]
-    ours = item.chosen(TABLE_7["CSNet×2-L"])
-    if not known:
-        return _missing("Table 7")
-    _, name, run = max(known, key=lambda entry: entry[:2])
+    name = best(item, LIGHT)
+    ours, run = (item.chosen(TABLE_7[one]) for one in ("CSNet×2-L", name))
     signs = (same_sign(0.022, difference := item.difference(ours, run)),)
     sizes = " and ".join(_thousands(item.parameters(one)) for one in (ours, run))
     said = in_words([f"CSNet×2-L over {name} ({sizes} parameters)"], [difference], signs)

@@ -25,6 +25,9 @@ BESIDE = {
     "CSF on EfficientNet-Lite0": COMPARED[MIDDLE],
     "CSF on EfficientNet-Lite0, ImageNet": IMAGENET,
 }
+#: Table 7's networks that were made for other tasks, and its large ones that are trained here.
+LIGHT = ("Eff.Net", "Sf.Netv2", "ENet", "CGNet", "DABNet", "ESPNetv2", "BiseNet")
+LARGE = ("CSF+R", "CSF+R2")
 #: Why a row is not quite the paper's.
 NOTES = {
     "CSNet×1.5-L ImageNet": "pre-trained on ten classes, not on ImageNet (page 06)",
@@ -76,6 +79,14 @@ def trained(item: Evidence, sets: Sequence[str]) -> pd.DataFrame:
         row["remark", ""] = "; ".join(filter(None, [NOTES.get(name, ""), *_warnings(item, run)]))
         rows[name] = row
     return _paired(rows)
+
+
+def best(item: Evidence, names: Sequence[str]) -> str:
+    """Of these rows of Table 7 the one that scores highest on the validation split; the first where none is
+    recorded."""
+    ways = {name: item.chosen(TABLE_7[name]) for name in names}
+    return max((name for name in names if item.of(ways[name])), key=lambda name: item.validation(ways[name]),
+               default=names[0])  # fmt: skip
 
 
 def _warnings(item: Evidence, run: Run) -> list[str]:

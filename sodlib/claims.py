@@ -267,7 +267,6 @@ def deviation(item: Evidence) -> Entry:
 
 def gap(item: Evidence) -> Entry:
     """More scales that are redundant with dynamic decay than with standard."""
-
     if not all(map(item.of, DECAYS_COMPARED[:2])):
         return _missing("Figure 5")
 

@@ -129,10 +129,9 @@ class LocalWorkers:
 
     def __init__(self, preset: str, place: Path, root: Path | None, count: int = 1) -> None:
         self.preset, self.place, self.root, self.count = preset, place, root, count
-        self.running: dict[subprocess.Popen[bytes], Run] = {}
+        self.running: dict[subprocess.Popen[bytes], tuple[Run, str]] = {}
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.gpus = given.split(",") if given else [str(index) for index in range(torch.cuda.device_count())]
-        self.gpu_of: dict[subprocess.Popen[bytes], str] = {}
 
     def free(self) -> bool:
         return len(self.running) < self.count
@@ -145,19 +144,18 @@ class LocalWorkers:
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [environment.get("PYTHONPATH")])])
         environment["OMP_NUM_THREADS"] = str(max(1, records.cores() // self.count))
-        on = Counter(self.gpu_of[process] for process in self.running if process in self.gpu_of)
+        on = Counter(gpu for _, gpu in self.running.values())
         gpu = min(self.gpus, key=lambda one: on[one], default="")
         if gpu:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         # The worker ends when its standard input does: with this process, however that ends.
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
-        self.running[process], self.gpu_of[process] = run, gpu
+        self.running[subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)] = run, gpu
 
     def wait(self) -> list[tuple[Run, int]]:
         ended = [process for process in self.running if process.poll() is not None]
         if not ended:
             time.sleep(0.1)
-        return [(self.running.pop(process), process.returncode) for process in ended]
+        return [(self.running.pop(process)[0], process.returncode) for process in ended]
 
     def stop(self) -> None:
         for process in self.running:

@@ -24,8 +24,8 @@ from .errors import SodlibError
 #: Holds the template `report` of nbconvert, beside those that surround an article.
 TEMPLATES = Path(__file__).parent / "templates"
 
-#: Cells of a table with more characters than this may be broken into lines.
-LONG = 30
+#: Cells of a table with more characters than this may be broken into lines; those with still more need a wide column.
+LONG, LONGEST = 30, 200
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,10 @@ def _put_in_box(soup: BeautifulSoup, table: Tag) -> Tag:
         caption.name, caption.attrs = "figcaption", {}
         figure.insert(0, caption)
     for cell in table.find_all(["th", "td"]):
-        if len(cell.get_text(strip=True)) > LONG:
-            cell["class"] = [*cell.get("class", ()), "long"]
+        length = len(cell.get_text(strip=True))
+        kinds = [name for name, least in (("long", LONG), ("longest", LONGEST)) if length > least]
+        if kinds:
+            cell["class"] = [*cell.get("class", ()), *kinds]
     return figure
 
 

@@ -175,7 +175,7 @@ def predict(
     size: Annotated[int | None, typer.Option(help="Input size; the network's own by default.")] = None,
 ) -> None:
     """Write the saliency map of a photograph, or of all photographs in a folder, as 8-bit PNG."""
-    network, source = _saliency_network(model), source.resolve()
+    network, source = _saliency_network(model), Path(os.path.abspath(source))
     if source.is_dir():
         photographs = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         if not photographs:
@@ -187,7 +187,9 @@ def predict(
         photographs, name = [source], source.stem + "-map.png"
         targets = [output / name if output and output.is_dir() else output or source.with_name(name)]
         _named(targets[0], ".png")
-    if clash := next((target for target in targets if target.resolve() in photographs), None):
+    # Also where either is a link to the other.
+    taken = {*photographs, *(photograph.resolve() for photograph in photographs)}
+    if clash := next((one for one in targets if {Path(os.path.abspath(one)), one.resolve()} & taken), None):
         raise SodlibError(f"{clash} would be written over the photograph; name another place with --output")
     runner, engine, remarks = runtime.fastest(network, len(photographs))
     for remark in remarks:

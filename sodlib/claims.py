@@ -10,41 +10,30 @@ from itertools import pairwise
 
 import numpy as np
 
-from . import labels, published, timing
-from .channels import ChannelPlan, Split, plan_channels
+from . import published, timing
+from .channels import ChannelPlan, plan_channels
 from .comparison import LIGHT, best
 from .cost import count_parameters
+from .counts import low_resolution
 from .csnet import CSNet
 from .decay import GAP
 from .description import Run
 from .evidence import Evidence, shown
 from .records import Record
-from .sensitivity import p_value, sensitivity
 from .severing import severed
 from .study import (
     AT_SIZE,
-    COMPARED,
     DECAYS_COMPARED,
-    FEWER,
-    IMAGENET,
-    LABELLED,
     MATCHED,
-    MIDDLE,
-    PROBES,
-    RANDOM,
     RATIO_SIZES,
     REDUNDANT,
-    STARTS,
     TABLE_7,
-    TRANSFERS,
     VANILLA,
-    WITHOUT,
-    X1_5,
     X2,
     Pruning,
     replace,
 )
-from .verdicts import AGREES, MARGIN, OPPOSITE, Entry, holds, in_words, joined, no_loss, same_sign
+from .verdicts import AGREES, Entry, holds, in_words, joined, no_loss, same_sign
 
 #: Our limits where a claim is no difference. The share of parameters that may stay ("about 80 % fewer"); by how much
 #: more of the scales must be redundant ("a clear gap"); how many times larger a network may be where it is "hardly
@@ -73,11 +62,9 @@ def by_decay(*runs: Run) -> dict[str, Run]:
 def structure(x1: Run, x2: Run) -> Entry:
     """The published structure has the published number of parameters."""
     counts = [count_parameters(CSNet(plan_channels(run.network, run.width, run.split, run.stages))) for run in (x1, x2)]
-    return Entry(
-        f"CSNet ×1: {counts[0]:,} parameters, paper 211K; ×2: {counts[1]:,}, paper 788K",
-        tuple(holds(abs(count / 1000 - printed) < 1) for count, printed in zip(counts, (211, 788), strict=True)),
-        cause="the printed layers hold slips, which are listed there",
-    )
+    signs = tuple(holds(abs(count / 1000 - printed) < 1) for count, printed in zip(counts, (211, 788), strict=True))
+    said = f"CSNet ×1: {counts[0]:,} parameters, paper 211K [{signs[0]}]; ×2: {counts[1]:,}, paper 788K [{signs[1]}]"
+    return Entry(said, signs, cause="the printed layers hold slips, which are listed there")
 
 
 def size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entry:
@@ -87,7 +74,8 @@ def size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entry
     return Entry(f"{names}: {_thousands(ours)} and {_thousands(theirs)} parameters [{sign}]", (sign,))
 
 
-def _missing(item: str = "") -> Entry:
+def missing(item: str = "") -> Entry:
+    """The entry of a claim whose runs are not there."""
     return Entry("not recorded", ("not recorded",), item=item)
 
 
@@ -98,8 +86,8 @@ def _thousands(parameters: float) -> str:
 def costs(item: Evidence, runs: Mapping[str, Run]) -> Entry:
     """That every one of these networks, after pruning, asks for more MACC than the one before."""
     macc = item.table(runs)["macc_g"]
-    sign = holds(None if macc.isna().any() else macc.is_monotonic_increasing)
-    return Entry("MACC " + ", ".join(shown(value, "{:.2f}G") for value in macc) + f" [{sign}]", (sign,))
+    sign = holds(None if macc.isna().any() else bool((macc.diff().dropna() > 0).all()))
+    return Entry("MACC " + ", ".join(shown(value, "{:.3f}G") for value in macc) + f" [{sign}]", (sign,))
 
 
 def blocks(item: Evidence) -> Entry:
@@ -109,65 +97,7 @@ def blocks(item: Evidence) -> Entry:
     return Entry(f"Extractor 5/5 over Vanilla 5/5 {lost} [{sign}]", (sign,))
 
 
-def mechanism(item: Evidence) -> Entry:
-    """The paper's two comparisons, and at their optimum the features that know nothing of photographs."""
-    scratch = item.difference(RANDOM, TRANSFERS["linear"], "accuracy")
-    tuned = item.difference(RANDOM, TRANSFERS["all"], "accuracy")
-    probes = item.difference(*PROBES.values(), "accuracy")
-    knows = {"higher": OPPOSITE, "lower": AGREES}.get(probes.sign, probes.sign)
-    names = ("accuracy from scratch over the linear layer alone", "over everything tuned",
-             "at its optimum, saliency over random features")  # fmt: skip
-    signs = (same_sign(0.430, scratch), same_sign(0.027, tuned), knows)
-    why = "the schedule stops the linear layer early, and the paper has no control with random features"
-    return Entry(in_words(names, (scratch, tuned, probes), signs), signs, item="Table 3", cause=why)
-
-
-def categories(item: Evidence) -> Entry:
-    """By the paper's own criterion (its own category is not what most networks lose most of), and by the statistic of
-    page 04 beyond the control: opposite where p < 0.05, as in the paper where no more than MARGIN can be lost."""
-    names = [name for name in labels.CATEGORIES if item.of(WITHOUT[name]) and item.of(FEWER[name])]
-    if not names or not item.of(LABELLED):
-        return _missing("Figure 8")
-    said, signs = [], []
-    fewest = 1 if item.preset.images else 10
-    for test_set in (item.preset.tests[0], item.preset.part("labelled-test")):
-        without, fewer = (
-            sensitivity(item.of(LABELLED), {name: item.of(runs[name]) for name in names}, test_set, fewest=fewest)
-            for runs in (WITHOUT, FEWER)
-        )
-        (worst, of), chance = without.lowest(), without.less(fewer).chance()
-        value, low, high = without.less(fewer).own()
-        said.append(
-            f"{test_set}: the category left out loses most for {worst} of {of} networks; beyond the control "
-            f"{value:+.1f} % of F ({low:+.1f} to {high:+.1f}), {p_value(chance)}"
-        )
-        signs += [
-            holds(worst <= of / 2),
-            OPPOSITE if chance < 0.05 else AGREES if low > -100 * MARGIN else "not told apart",
-        ]
-    why = "the paper's criterion looks at the largest loss of a row alone, and it has no control"
-    return Entry("; ".join(said), tuple(signs), item="Figure 8", cause=why)
-
-
-def tasks(item: Evidence, *limits: float) -> Entry:
-    """That the pruned saliency network has less than so many times the classifier's parameters, with every seed; a part
-    for every limit."""
-    sizes = {
-        name: [record.data["parameters"] for record in item.of(replace(run, pruning=REDUNDANT))]
-        for name, run in X1_5.items()
-    }
-    pairs = list(zip(*sizes.values(), strict=True))
-    listed = ", ".join(f"{saliency / 1e3:.0f}K and {classification / 1e3:.0f}K" for saliency, classification in pairs)
-    said, signs = [f"saliency and classification, by seed: {listed}"], []
-    for limit in limits:
-        fewer = [saliency < limit * classification for saliency, classification in pairs]
-        signs.append(_with_every(fewer))
-        part = "fewer" if limit == 1 else f"less than {limit:.0%} as many"
-        said.append(f"{part} with {sum(fewer)} of {len(fewer)} seeds [{signs[-1]}]")
-    return Entry("; ".join(said), tuple(signs), item="Table 4", cause=BUDGET + ", and on 644 images")
-
-
-def _with_every(seeds: Sequence[bool]) -> str:
+def with_every(seeds: Sequence[bool]) -> str:
     """The sign of a part that holds, or not, with every seed."""
     return "not told apart" if any(seeds) and not all(seeds) else holds(all(seeds) if seeds else None)
 
@@ -181,9 +111,9 @@ def headline(trained: Mapping[str, Record]) -> Entry:
         scores = record.data["scores"].get("ECSSD", {}).get("released")
         if scores:
             low, high = scores["max_f_interval"]
-            said.append(f"{name}: {record.data['parameters']:,} parameters, max F {scores['max_f']:.3f} "
-                        f"({low:.3f} to {high:.3f}), MAE {scores['mae']:.3f}")  # fmt: skip
             signs.append(holds(high >= HEADLINE_F and record.data["parameters"] < HEADLINE_PARAMETERS))
+            said.append(f"{name}: {record.data['parameters']:,} parameters, max F {scores['max_f']:.3f} "
+                        f"({low:.3f} to {high:.3f}), MAE {scores['mae']:.3f} [{signs[-1]}]")  # fmt: skip
     return Entry("; ".join(said), tuple(signs), cause="trained here for a small part of the published 300 epochs")
 
 
@@ -221,7 +151,7 @@ def speed() -> Entry:
     """The time of a large network over CSNet-x1-L's, each in plain torch on one core."""
     rows = (timing.read("table8") or {}).get("rows", {})
     if not {"PoolNet", "CSNet×1-L"} <= set(rows):
-        return _missing()
+        return missing()
     ratio = rows["PoolNet"]["median_ms"] / rows["CSNet×1-L"]["median_ms"]
     sign = holds(10 / TENFOLD <= ratio <= 10 * TENFOLD)
     return Entry(f"PoolNet takes {ratio:.1f} times as long as CSNet×1-L [{sign}], both in plain torch", (sign,))
@@ -230,37 +160,31 @@ def speed() -> Entry:
 def thresholds(item: Evidence) -> Entry:
     """That a threshold inside the gap has no effect, and is better than a fixed ratio with fewer parameters."""
     smallest, largest = (replace(X2, pruning=Pruning(threshold=value)) for value in IN_GAP)
-    ratios = {size: replace(X2, pruning=Pruning(parameters=size)) for size in RATIO_SIZES}
+    ratios = {count: replace(X2, pruning=Pruning(parameters=count)) for count in RATIO_SIZES}
     lost = item.difference(smallest, largest)
     spread = size(item, f"thresholds {IN_GAP[1]:g} and {IN_GAP[0]:g}", largest, smallest, ALIKE)
     effect = Entry(in_words(["max F of the second over the first"], [lost], [sign := no_loss(lost)]), (sign,))
     over = [item.difference(smallest, run) for run in ratios.values()]
     signs = tuple(same_sign(printed, one) for printed, one in zip((0.035, 0.001), over, strict=True))
-    names = [f"threshold {IN_GAP[0]:g} over a fixed ratio ({_thousands(item.parameters(smallest))} and "
-             f"{_thousands(item.parameters(run))} parameters)" for run in ratios.values()]  # fmt: skip
+    names = [f"threshold {IN_GAP[0]:g} over the fixed ratio of {_thousands(count)}" for count in ratios]
+    fewer = [size(item, "threshold and ratio", smallest, run, 1.0) for run in ratios.values()]
     why = "after a short training the scales fill what is a gap in the published network"
-    return replace(joined(spread, effect, Entry(in_words(names, over, signs), signs)), item=item.item, cause=why)
-
-
-def pointing(item: Evidence, tuned: Run) -> Entry:
-    """That the maps of a network tuned in all its parts point at the object more often than the image's centre does."""
-    ours = item.score(replace(tuned, activation_map="cam"), "pointing beyond centre")
-    sign = same_sign(1.0, ours)
-    return Entry(in_words(["CAM, everything tuned: pointing less that of the centre"], [ours], [sign]), (sign,))
+    better = Entry(in_words(names, over, signs), signs)
+    return replace(joined(spread, effect, better, *fewer), item=item.item, cause=why)
 
 
 def deviation(item: Evidence) -> Entry:
     """Over the layers, the median standard deviation between channels."""
     if not all(map(item.of, DECAYS_COMPARED[:2])):
-        return _missing("Figure 4")
+        return missing("Figure 4")
     standard, dynamic = (item.deviations(run) for run in DECAYS_COMPARED[:2])
     lower = [np.median(ours) < np.median(other) for ours, other in zip(dynamic, standard, strict=True)]
     said = (
         f"median over the layers: dynamic {np.median(dynamic.mean(0)):.3f}, standard {np.median(standard.mean(0)):.3f}"
     )
-    sign = _with_every(lower)
+    sign = with_every(lower)
     return Entry(
-        f"{said}; lower with {sum(lower)} of {len(lower)} seeds (dead channels are even too)", (sign,),
+        f"{said}; lower with {sum(lower)} of {len(lower)} seeds [{sign}] (dead channels are even too)", (sign,),
         item="Figure 4", cause=BUDGET,
     )  # fmt: skip
 
@@ -268,7 +192,7 @@ def deviation(item: Evidence) -> Entry:
 def gap(item: Evidence) -> Entry:
     """More scales that are redundant with dynamic decay than with standard."""
     if not all(map(item.of, DECAYS_COMPARED[:2])):
-        return _missing("Figure 5")
+        return missing("Figure 5")
 
     def shares(decay: Run) -> tuple[float, float]:
         scales = item.scales(decay)
@@ -276,37 +200,30 @@ def gap(item: Evidence) -> Entry:
         return float((scales < item.preset.redundant).mean()), float(inside.mean())
 
     (standard, standard_between), (dynamic, dynamic_between) = map(shares, DECAYS_COMPARED[:2])
-    said = f"scales below {item.preset.redundant:g}: dynamic {dynamic:.0%}, standard {standard:.0%}"
+    sign = holds(dynamic > standard + MORE)
+    said = f"scales below {item.preset.redundant:g}: dynamic {dynamic:.0%}, standard {standard:.0%} [{sign}]"
     said += f"; between {GAP[0]:g} and {GAP[1]:g}: dynamic {dynamic_between:.0%}, standard {standard_between:.0%}"
     why = budget(item, by_decay(*DECAYS_COMPARED[:2]))
-    return Entry(said, (holds(dynamic > standard + MORE),), item="Figure 5", cause=why)
+    return Entry(said, (sign,), item="Figure 5", cause=why)
 
 
 def resolutions(item: Evidence) -> Entry:
-    """From every stage to the next the share of the low resolution rises; within a stage, the blocks between its first
-    and last keep more of the high one than these two."""
-    plans = [ChannelPlan.from_json(record.data["plan"]) for record in item.of(Run(pruning=REDUNDANT))]
-    splits = [plan.two_scaled() for plan in plans]
-    if not splits:
-        return _missing("Figure 10")
-    stages = sorted(splits[0])
-
-    def low(chosen: list[Split]) -> float:
-        return sum(split[1] for split in chosen) / sum(map(sum, chosen))
+    """From every stage to the next the share of the low resolution rises; within a stage, of the blocks that keep two,
+    those between the first and the last keep more of the high one than these."""
+    records = item.of(Run(pruning=REDUNDANT))
+    if not records:
+        return missing("Figure 10")
+    shares = low_resolution([ChannelPlan.from_json(record.data["plan"]) for record in records])
 
     def told(more: float) -> str:
         return holds(more > 0) if abs(more) >= EVEN else "not told apart"
 
-    shares = [float(np.mean([low(of_plan[stage]) for of_plan in splits])) for stage in stages]
-    rises = [told(after - before) for before, after in pairwise(shares)]
-    said, middles = [], []
-    for stage in stages:
-        if len(splits[0][stage]) > 2:
-            ends, middle = (np.mean([low(part(of_plan[stage])) for of_plan in splits])
-                            for part in (lambda one: [one[0], one[-1]], lambda one: one[1:-1]))  # fmt: skip
-            middles.append(told(ends - middle))
-            said.append(f"stage {stage} {middle:.0%} in the middle, {ends:.0%} at its ends [{middles[-1]}]")
-    by_stage = ", ".join(f"{share:.0%}" for share in shares)
+    rises = [told(after - before) for before, after in pairwise(shares["all"])]
+    within = shares.dropna()
+    middles = [told(row["ends"] - row["middle"]) for _, row in within.iterrows()]
+    said = [f"{stage} {row['middle']:.0%} in the middle, {row['ends']:.0%} at its ends [{sign}]"
+            for (stage, row), sign in zip(within.iterrows(), middles, strict=True)]  # fmt: skip
+    by_stage = ", ".join(f"{share:.0%}" for share in shares["all"])
     return Entry(
         f"low resolution, stages 1 to 4: {by_stage} [{', '.join(rises)}]; {'; '.join(said)}",
         (*rises, *middles), item="Figure 10", cause=BUDGET,
@@ -324,26 +241,9 @@ def complexity(item: Evidence) -> Entry:
     by_seed = [[item.values(replace(run, pruning=way)) for way in MATCHED] for run in (dynamic, standard)]
     less = [full - half < full_standard - half_standard
             for full, half, full_standard, half_standard in zip(*by_seed[0], *by_seed[1], strict=True)]  # fmt: skip
-    signs.append(_with_every(less))
+    signs.append(with_every(less))
     said = in_words(list(better), list(better.values()), signs[:-1])
     names = list(ways)
     said += (f"; from {names[0]} to {names[1]}: dynamic {lost[dynamic]}, standard {lost[standard]}, dynamic loses less "
              f"with {sum(less)} of {len(less)} seeds [{signs[-1]}]")  # fmt: skip
     return Entry(said, tuple(signs), item=item.item, cause=budget(item, by_decay(standard, dynamic)))
-
-
-def convergence(item: Evidence) -> Entry:
-    """After equally many steps, before pruning: CSNet from scratch is no worse than from a pre-training, a larger
-    network is better from ImageNet, at each learning rate."""
-    names = {"folder": "ten ImageNet classes", "categories": "categories of DUTS-TR"}
-    lost = [item.difference(STARTS[""], STARTS[images]) for images in names]
-    signs = list(map(no_loss, lost))
-    said = [f"CSNet ×1.5 from scratch over {name}" for name in names.values()]
-    for scratch, imagenet in zip(COMPARED[MIDDLE], IMAGENET, strict=True):
-        lost.append(item.difference(imagenet, scratch))
-        signs.append(same_sign(1.0, lost[-1]))
-        said.append(f"CSF on EfficientNet-Lite0, ImageNet over scratch at a rate of "
-                    f"{scratch.learning_rate or item.preset.learning_rate:g}")  # fmt: skip
-    why = BUDGET + "; a pre-training adds steps to it; ten classes stand in for ImageNet"
-    return Entry("before pruning, after equally many steps: " + in_words(said, lost, signs), tuple(signs),
-                 item="Figure 11", cause=why)  # fmt: skip

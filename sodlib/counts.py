@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from . import paper
-from .channels import ChannelPlan
+from .channels import ChannelPlan, Split
 from .cost import count_parameters, paper_macc
 from .csnet import CSNet
 from .errors import SodlibError
@@ -95,3 +95,20 @@ def shortening(exact: float, printed: float, value: str) -> str:
     if 0 < exact - printed < step:
         return CUT
     raise SodlibError(f"{value}: the paper prints {printed}, ours is {exact:.4f}; print cannot explain that.")
+
+
+def low_resolution(plans: Sequence[ChannelPlan]) -> pd.DataFrame:
+    """The share of the low resolution among the output channels of the blocks that keep two, a row a stage, the mean
+    over the plans: of "all" such blocks, of those in the "middle" and of the first and last, the "ends", where there
+    are three or more."""
+
+    def share(splits: Sequence[Split]) -> float:
+        return sum(low for _, low in splits) / sum(map(sum, splits))
+
+    found: dict[str, list[dict[str, float]]] = {}
+    for plan in plans:
+        for stage, splits in plan.two_scaled().items():
+            parts = {"middle": share(splits[1:-1]), "ends": share([splits[0], splits[-1]])} if len(splits) > 2 else {}
+            found.setdefault(f"stage {stage}", []).append({"all": share(splits)} | parts)
+    means = {stage: pd.DataFrame(rows).mean() for stage, rows in found.items()}
+    return pd.DataFrame(means).T.reindex(columns=["all", "middle", "ends"])

@@ -16,7 +16,7 @@ from .description import CENTRE, Run
 from .errors import SodlibError
 from .metrics import drawn_scores, interval, resample
 from .plots import LABELS
-from .presets import PUBLISHED_BATCH, PUBLISHED_STEPS, Preset
+from .presets import Preset
 from .records import Record
 
 RESAMPLES = 10_000
@@ -85,7 +85,7 @@ class Evidence:
     @property
     def test_set(self) -> str:
         """The set that the numbers are from: the first that the preset asks for, or that of the classifiers."""
-        if self._of_classifiers:
+        if self.of_classifiers:
             return self.preset.part("classes-test")
         return self.tested or self.preset.tests[0]
 
@@ -98,7 +98,8 @@ class Evidence:
         return replace(self, records=found, tested=test_set)
 
     @property
-    def _of_classifiers(self) -> bool:
+    def of_classifiers(self) -> bool:
+        """Whether the networks of this item are scored by their accuracy."""
         return any(run.classification and not run.is_pretraining for run in self.records)
 
     @property
@@ -110,7 +111,7 @@ class Evidence:
     @cached_property
     def images(self) -> int:
         """The number of test images."""
-        return self._any.data["images"][self.test_set]
+        return self.one_record.data["images"][self.test_set]
 
     def score(self, run: Run, measure: str = "max_f") -> Estimate:
         """The mean over the seeds on the test set; the interval draws images and, where there are several, seeds."""
@@ -218,7 +219,7 @@ class Evidence:
         settings = self.preset
         budget = f"{self.steps:,} steps of {settings.batch} at {settings.size} × {settings.size}"
         recorded = sum(map(bool, self.records.values()))
-        luck = self.luck.get((self.test_set, "max_f")) if len(self.seeds) == 1 and not self._of_classifiers else None
+        luck = self.luck.get((self.test_set, "max_f")) if len(self.seeds) == 1 and not self.of_classifiers else None
         seeds += f" (two seeds may differ by {luck:.3f} in max F)" if luck else ""
         left = "" if recorded == len(self.records) else f"; {recorded} of {len(self.records)} runs recorded so far"
         return f"preset {settings.name} ({budget}); {self.where}; {seeds}{left}"
@@ -226,45 +227,27 @@ class Evidence:
     @property
     def steps(self) -> int:
         """Optimiser steps of a training."""
-        return self.preset.epochs * self._steps_per_epoch
+        return self.preset.epochs * self.steps_per_epoch
 
     @property
-    def _steps_per_epoch(self) -> int:
-        return self.preset.steps_per_epoch or self._any.data["images"][self._train] // self.preset.batch
+    def steps_per_epoch(self) -> int:
+        """Of a training on `training_set`."""
+        return self.preset.steps_per_epoch or self.one_record.data["images"][self.training_set] // self.preset.batch
 
     @property
-    def _train(self) -> str:
+    def training_set(self) -> str:
         """The set that the networks were trained on, the first that a record names."""
-        return next(iter(self._any.data["images"]))
+        return next(iter(self.one_record.data["images"]))
 
     @property
-    def _any(self) -> Record:
+    def one_record(self) -> Record:
+        """A record that was scored on the test set."""
         return next(
             records[0] for records in self.records.values() if records and self.test_set in records[0].data["images"]
         )
 
-    @property
-    def hardware(self) -> set[str]:
-        """The machines that made the records."""
-        return {record.data["hardware"] for records in self.records.values() for record in records}
-
-    @property
-    def budget(self) -> str:
-        """What made the records, in sentences, and how much less it is than the paper's."""
-        settings, data = self.preset, self._any.data
-        share = self.steps * settings.batch * settings.size**2 / (PUBLISHED_STEPS * PUBLISHED_BATCH * 224**2)
-        protocol = "" if self._of_classifiers else ", by the released protocol"
-        return (
-            f"**Preset {settings.name}.** {settings.epochs} epochs of {self._steps_per_epoch} steps of "
-            f"{settings.batch} images from {data['images'][self._train]:,} of {self._train}, at {settings.size} "
-            f"× {settings.size}: {share:.2%} of the pixels that a training of the paper sees. Learning rate "
-            f"{settings.learning_rate:g}, second beta of Adam {settings.beta2:g}; {settings.after_steps} batches after "
-            f"pruning; redundant means |γ| < {settings.redundant:g}. Scores are from {self.test_set} (n = "
-            f"{self.images:,}){protocol}."
-        )
-
     def _drawn(self, record: Record) -> dict[str, np.ndarray]:
-        if not self._of_classifiers:
+        if not self.of_classifiers:
             return _drawn_scores(record, self.test_set)
         looked_at = f"energy/{self.test_set}" in record.arrays
         return (_drawn_localisation if looked_at else _drawn_accuracy)(record, self.test_set)
@@ -279,21 +262,6 @@ class Evidence:
             chosen = np.random.default_rng(0).integers(len(values), size=draws.shape)
             draws = np.take_along_axis(draws, chosen, 0)
         return Estimate(float(values[:, -1].mean()), *interval(draws.mean(0)))
-
-
-def provenance(found: Iterable[Evidence]) -> str:
-    """What made the numbers of a page: a paragraph for every preset and training set, with the items that are shown
-    from it, their seeds, and all machines that made their records."""
-    by_budget: dict[str, list[Evidence]] = {}
-    for evidence in found:
-        by_budget.setdefault(evidence.budget, []).append(evidence)
-    return "\n\n".join(
-        f"{budget} Made on {'; '.join(sorted(set().union(*(evidence.hardware for evidence in several))))}. "
-        "Shown from it (seeds): "
-        + ", ".join(f"{evidence.item} ({', '.join(map(str, evidence.seeds))})" for evidence in several)
-        + "."
-        for budget, several in by_budget.items()
-    )
 
 
 def epochs_to(by_seed: np.ndarray, level: float) -> float:

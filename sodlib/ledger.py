@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import claims, paper
+from . import claims, paper, semantics
 from .claims import BUDGET, budget, by_decay
 from .description import Run
 from .evidence import Evidence
@@ -78,15 +78,15 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
              for run, size, smaller in ((x1, "94K", AT_SIZE), (x1, "47K", HALVES), (X2, "141K", AT_SIZE))}  # fmt: skip
     whole = {f"×{run.width:g}": (run, replace(run, decay="standard")) for run in (x1, X2)}
     how_small, left_out = "How small for which task (Table 4)", "A category left out (Figure 8)"
-    categories = at(CLASSES, left_out, claims.categories(found["Figure 8"]))
+    categories = at(CLASSES, left_out, semantics.categories(found["Figure 8"]))
     return {
-        "a": at(CLASSES, "From saliency to classes (Table 3)", claims.mechanism(found["Table 3"])),
+        "a": at(CLASSES, "From saliency to classes (Table 3)", semantics.mechanism(found["Table 3"])),
         "b": categories,
         "c": kept("Figure 11", PRETRAINED, "What it ends at (Table 7)", [
             ("scratch over ten ImageNet classes", pruned(STARTS[""]), pruned(STARTS["folder"])),
             ("scratch over categories of DUTS-TR", pruned(STARTS[""]), pruned(STARTS["categories"])),
-        ], BUDGET + "; a pre-training adds steps to it; ten classes stand in for ImageNet; before pruning: figure11"),
-        "d": at(CLASSES, how_small, claims.tasks(found["Table 4"], 1.0, claims.FAR)),
+        ], budget(found["Figure 11"], semantics.SEVERED_STARTS) + semantics.MORE_STEPS),
+        "d": at(CLASSES, how_small, semantics.tasks(found["Table 4"], 1.0, claims.FAR)),
         "headline": at(COMPARED_WITH, "Scored here with their authors' weights", claims.headline(trained)),
         "compression": at(TRAINING, "The longest trainings at the paper's sizes, and with the overlap loss",
                           claims.compression(found[HEADLINE], sized)),
@@ -96,7 +96,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
             ("fusion over stage 4", 0.121, TRANSFERS["fusion"], TRANSFERS["stage4"], "accuracy"),
             ("stage 4 over stage 1", 0.147, TRANSFERS["stage4"], TRANSFERS["stage1"], "accuracy"),
         ]),
-        "table04": at(CLASSES, how_small, claims.tasks(found["Table 4"], 1.0)),
+        "table04": at(CLASSES, how_small, semantics.tasks(found["Table 4"], 1.0)),
         "table05": joined(compared("Table 5", TRAINING, "Which stages to fuse (Table 5)", [
             ("stages 2-4 over 4", 0.016, fused["2-4"], fused["4"]),
             ("2-4 over 3-4", 0.006, fused["2-4"], fused["3-4"]),
@@ -134,12 +134,12 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
              *(replace(run, activation_map=method) for run in (tuned, linear)), "energy")
             for name, method in (("CAM", "cam"), ("Grad-CAM", "grad-cam"))
         ], "the sign of a class weight decides on which side of the object a map lies; objects lie near the centre"),
-            claims.pointing(found["Figure 9"], tuned)),
+            semantics.looking(found["Figure 9"], tuned)),
         "figure10": at(PRUNING, "What is kept (Figure 10)", claims.resolutions(found["Figure 10"])),
-        "figure11": at(PRETRAINED, "How fast the error falls (Figure 11)", claims.convergence(found["Figure 11"])),
-        "figure13": beside(sized, sizes, "max_f", at(
+        "figure11": at(PRETRAINED, "How fast the error falls (Figure 11)", semantics.convergence(found["Figure 11"])),
+        "figure13": beside(sized, "at equal sizes", sizes, "max_f", at(
             TRAINING, "What dynamic decay is: three forms at matched size", claims.complexity(found["Section 3.2"]))),
-        "figure14": beside(sized, whole, "mae", compared(
+        "figure14": beside(sized, "before pruning", whole, "mae", compared(
             "Figure 14", TRAINING, "Learning curves, and the test error over the epochs (Figure 14)", [
             ("MAE, dynamic over standard", -1.0, x1, standard, "mae"),
         ], budget(found["Figure 14"], by_decay(standard, x1)))),

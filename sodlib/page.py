@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -50,6 +51,12 @@ def _committed_luck(preset: str) -> dict[tuple[str, str], float]:
     several = ([records.find(replace(run, seed=seed).key(preset), RESULTS) for seed in study.SEEDS]
                for run in study.TRAININGS)  # fmt: skip
     return seed_luck([of_seeds for of_seeds in several if all(of_seeds)])
+
+
+def _counted_clips(svg: str) -> str:
+    """The names of clip paths as numbers: matplotlib derives them from addresses in memory."""
+    names: dict[str, str] = {}
+    return re.sub(r"\bp[0-9a-f]{10}\b", lambda found: names.setdefault(found[0], f"clip{len(names)}"), svg)
 
 
 def _skipped(run: Run, preset: str) -> bool:
@@ -136,6 +143,8 @@ class Page:
         for suffix, options in ((".png", {"dpi": 160}), (".svg", {"metadata": {"Date": None}})):
             beside = self.figures / f".{name}{suffix}"
             figure.savefig(beside, format=suffix[1:], **options)
+            if suffix == ".svg":
+                beside.write_text(_counted_clips(beside.read_text(encoding="utf-8")), encoding="utf-8")
             os.replace(beside, self.figures / f"{name}{suffix}")
         plt.show()
 

@@ -112,12 +112,13 @@ def joined(first: Entry, *others: Entry) -> Entry:
     return replace(first, ours="; ".join(e.ours for e in every), signs=tuple(sign for e in every for sign in e.signs))
 
 
-def beside(item: Evidence, rows: Mapping[str, tuple[Run, Run]], measure: str, entry: Entry) -> Entry:
-    """The entry with what another item says beside it, named differences, which are no part of the verdict."""
+def beside(item: Evidence, what: str, rows: Mapping[str, tuple[Run, Run]], measure: str, entry: Entry) -> Entry:
+    """The entry with what another item says beside it, in words and named differences, which are no part of the
+    verdict."""
     estimates = {name: str(item.difference(*runs, measure)) for name, runs in rows.items()}
     shown = ", ".join(f"{name} {estimate}" for name, estimate in estimates.items() if estimate)
     seeds = f"{len(item.seeds)} seed{'s' if len(item.seeds) > 1 else ''}"
-    more = f"; no part of the verdict: the same at {item.preset.name} ({item.item.lower()}), {seeds}, {shown}"
+    more = f"; no part of the verdict: at {item.preset.name}, {what}, {seeds}: {shown}"
     return replace(entry, ours=entry.ours + more) if shown else entry
 
 

@@ -83,6 +83,16 @@ def test_no_path_leads_to_the_photograph(capfd, tmp_path, monkeypatch, model, ph
     for arguments in (("predict", picture, "-o", "other.png"), ("predict", ".", "-o", "../photos")):
         code, _, complaint = sodlib(capfd, *arguments, "--model", model)
         assert code == 2 and "over the photograph" in complaint and picture.read_bytes() == before
+    linked = tmp_path / "album"
+    linked.symlink_to(photograph.parent)
+    code, _, complaint = sodlib(capfd, "predict", linked, "-o", photograph.parent, "--model", model)
+    assert code == 2 and "over the photograph" in complaint and picture.read_bytes() == before
+    code, _, _ = sodlib(capfd, "predict", linked, "--model", model)
+    assert code == 0 and (tmp_path / "album-maps" / "other.png").exists()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "other.png").symlink_to(picture)
+    code, _, _ = sodlib(capfd, "predict", tmp_path / "links", "-o", tmp_path / "links", "--model", model)
+    assert code == 2 and (tmp_path / "links" / "other.png").is_symlink() and picture.read_bytes() == before
     code, _, _ = sodlib(capfd, "predict", ".", "--model", model)
     assert code == 0 and (tmp_path / "photos-maps" / "other.png").exists()
     code, _, _ = sodlib(capfd, "predict", picture, "--model", model, "-o", tmp_path)

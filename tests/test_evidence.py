@@ -10,9 +10,10 @@ from matplotlib import pyplot as plt
 import sodlib
 from sodlib import charts, metrics, paper, records, study
 from sodlib.description import CENTRE, Run
-from sodlib.evidence import Estimate, Evidence, provenance
-from sodlib.page import Page, seed_luck
+from sodlib.evidence import Estimate, Evidence
+from sodlib.page import Page, _counted_clips, seed_luck
 from sodlib.presets import preset_named
+from sodlib.provenance import provenance
 from sodlib.verdicts import effects, no_loss, same_sign
 
 IMAGES = 60
@@ -238,3 +239,12 @@ def test_the_luck_of_a_page_is_of_its_presets_trainings():
     luck = Page().evidence("Table 6")["Table 6"].luck
     assert len(spread) > 1 and luck["ECSSD", "max_f"] == pytest.approx(1.96 * np.sqrt(2 * np.mean(spread)))
     assert not any(run.pruning or run.images or run.seed for run in study.TRAININGS)
+
+
+def test_clip_paths_have_names_that_do_not_change():
+    drawn = [
+        f'<clipPath id="{first}"/><clipPath id="{second}"/><g clip-path="url(#{first})"/>'
+        for first, second in (("p0123456789", "pabcdef0123"), ("p9876543210", "p0000000000"))
+    ]
+    named = '<clipPath id="clip0"/><clipPath id="clip1"/><g clip-path="url(#clip0)"/>'
+    assert [_counted_clips(svg) for svg in drawn] == [named, named]

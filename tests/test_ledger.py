@@ -1,5 +1,6 @@
 """Verdicts follow from numbers by one rule."""
 
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from conftest import REPOSITORY
 from matplotlib import rc_context
 
-from sodlib import checkpoints, claims, cost, inventory, ledger, paper, records, side_by_side
+from sodlib import checkpoints, claims, cost, inventory, ledger, paper, records, semantics, side_by_side
 from sodlib.evidence import KNOWS_MORE, Estimate
 from sodlib.page import Page
 from sodlib.study import (
@@ -66,11 +67,25 @@ def test_every_claim_has_its_row(found):
     assert set(table["page"].dropna()) <= pages
 
 
-def test_sections_of_the_ledger_are_headings(found):
-    known = (REPOSITORY / "notebooks").glob("*.ipynb")
-    headings = "\n".join(path.read_text() for path in known)
-    for entry in ledger.entries(found, {}).values():
-        assert f"# {entry.section}" in headings, entry.section
+def test_sections_of_the_ledger_are_headings_of_their_page(found):
+    headings = {
+        path.stem: {
+            line.lstrip("# ").rstrip()
+            for cell in json.loads(path.read_text())["cells"]
+            if cell["cell_type"] == "markdown"
+            for line in cell["source"]
+            if line.startswith("#")
+        }
+        for path in (REPOSITORY / "notebooks").glob("*.ipynb")
+    }
+    for name, entry in ledger.entries(found, {}).items():
+        assert entry.section in headings[entry.page], name
+
+
+def test_every_part_of_a_claim_shows_how_it_stands(found):
+    for name, entry in ledger.entries(found, inventory.shipped()).items():
+        for sign in set(entry.signs):
+            assert entry.ours.count(sign) >= entry.signs.count(sign), (name, sign)
 
 
 def test_what_longer_trainings_say_is_no_part_of_a_verdict(found):
@@ -99,7 +114,7 @@ def test_a_part_that_every_seed_must_show(found):
     ratios = np.divide(saliency, classification)
     limits = (ratios.min() / 2, ratios.mean(), ratios.max() * 2)
     assert len(ratios) == 3 and ratios.min() < ratios.mean() < ratios.max()
-    assert claims.tasks(item, *limits).signs == (OPPOSITE, "not told apart", AGREES)
+    assert semantics.tasks(item, *limits).signs == (OPPOSITE, "not told apart", AGREES)
 
 
 def test_the_shares_of_the_low_resolution(found):

@@ -1,0 +1,125 @@
+"""The claims on what a detector knows of categories, and on pre-training: what each is reduced to. As `claims.py`."""
+
+from __future__ import annotations
+
+from . import labels
+from .claims import BUDGET, budget, missing, with_every
+from .description import Run
+from .evidence import Evidence
+from .sensitivity import p_value, sensitivity
+from .study import (
+    COMPARED,
+    FEWER,
+    IMAGENET,
+    LABELLED,
+    MIDDLE,
+    PROBES,
+    RANDOM,
+    REDUNDANT,
+    STARTS,
+    TRANSFERS,
+    WITHOUT,
+    X1_5,
+    replace,
+)
+from .verdicts import AGREES, MARGIN, OPPOSITE, Entry, holds, in_words, no_loss, same_sign
+
+#: Whose layers a pre-training may sever, and what else a pre-training brings.
+SEVERED_STARTS = {"the pre-trained networks": STARTS["folder"]}
+MORE_STEPS = "; a pre-training adds steps to it; ten classes stand in for ImageNet"
+
+
+def mechanism(item: Evidence) -> Entry:
+    """The paper's two comparisons, and at their optimum the features that know nothing of photographs."""
+    scratch = item.difference(RANDOM, TRANSFERS["linear"], "accuracy")
+    tuned = item.difference(RANDOM, TRANSFERS["all"], "accuracy")
+    probes = item.difference(*PROBES.values(), "accuracy")
+    knows = {"higher": OPPOSITE, "lower": AGREES}.get(probes.sign, probes.sign)
+    names = ("accuracy from scratch over the linear layer alone", "over everything tuned",
+             "at its optimum, saliency over random features")  # fmt: skip
+    signs = (same_sign(0.430, scratch), same_sign(0.027, tuned), knows)
+    why = "the schedule stops the linear layer early, and the paper has no control with random features"
+    return Entry(in_words(names, (scratch, tuned, probes), signs), signs, item="Table 3", cause=why)
+
+
+def categories(item: Evidence) -> Entry:
+    """By the paper's own criterion (its own category is not what most networks lose most of), and by the statistic of
+    page 04 beyond the control: opposite where p < 0.05, as in the paper where no more than MARGIN can be lost."""
+    names = [name for name in labels.CATEGORIES if item.of(WITHOUT[name]) and item.of(FEWER[name])]
+    if not names or not item.of(LABELLED):
+        return missing("Figure 8")
+    said, signs = [], []
+    fewest = 1 if item.preset.images else 10
+    for test_set in (item.preset.tests[0], item.preset.part("labelled-test")):
+        without, fewer = (
+            sensitivity(item.of(LABELLED), {name: item.of(runs[name]) for name in names}, test_set, fewest=fewest)
+            for runs in (WITHOUT, FEWER)
+        )
+        (worst, of), chance = without.lowest(), without.less(fewer).chance()
+        value, low, high = without.less(fewer).own()
+        signs += [
+            holds(worst <= of / 2),
+            OPPOSITE if chance < 0.05 else AGREES if low > -100 * MARGIN else "not told apart",
+        ]
+        said.append(
+            f"{test_set}: the category left out loses most for {worst} of {of} networks [{signs[-2]}]; beyond the "
+            f"control {value:+.1f} % of F ({low:+.1f} to {high:+.1f}), {p_value(chance)} [{signs[-1]}]"
+        )
+    why = "the paper's criterion looks at the largest loss of a row alone, and it has no control"
+    return Entry("; ".join(said), tuple(signs), item="Figure 8", cause=why)
+
+
+def tasks(item: Evidence, *limits: float) -> Entry:
+    """That the pruned saliency network has less than so many times the classifier's parameters, with every seed; a part
+    for every limit."""
+    sizes = {
+        name: [record.data["parameters"] for record in item.of(replace(run, pruning=REDUNDANT))]
+        for name, run in X1_5.items()
+    }
+    pairs = list(zip(*sizes.values(), strict=True))
+    listed = ", ".join(f"{saliency / 1e3:.0f}K and {classification / 1e3:.0f}K" for saliency, classification in pairs)
+    said, signs = [f"saliency and classification, by seed: {listed}"], []
+    for limit in limits:
+        fewer = [saliency < limit * classification for saliency, classification in pairs]
+        signs.append(with_every(fewer))
+        part = "fewer" if limit == 1 else f"less than {limit:.0%} as many"
+        said.append(f"{part} with {sum(fewer)} of {len(fewer)} seeds [{signs[-1]}]")
+    before = item.of(X1_5["saliency"])
+    images = next(iter(before[0].data["images"].values())) if before else 0
+    epochs = (
+        f", some {item.preset.batch * item.steps / images:.0f} epochs where section 5.2 has 3,000" if images else ""
+    )
+    return Entry("; ".join(said), tuple(signs), item="Table 4", cause=BUDGET + epochs)
+
+
+def looking(item: Evidence, tuned: Run) -> Entry:
+    """That the maps of a network tuned in all its parts are on the object, beyond its share of the image, and point at
+    it more often than the image's centre does."""
+    measures = {
+        "energy beyond area": "energy less the object's area",
+        "pointing beyond centre": "pointing less the centre's",
+    }
+    ours = {
+        f"{kind}, everything tuned: {words}": item.score(replace(tuned, activation_map=method), measure)
+        for method, kind in (("cam", "CAM"), ("grad-cam", "Grad-CAM"))
+        for measure, words in measures.items()
+    }
+    signs = tuple(same_sign(1.0, one) for one in ours.values())
+    return Entry(in_words(list(ours), list(ours.values()), signs), signs)
+
+
+def convergence(item: Evidence) -> Entry:
+    """After equally many steps, before pruning: CSNet from scratch is no worse than from a pre-training, a larger
+    network is better from ImageNet, at each learning rate."""
+    names = {"folder": "ten ImageNet classes", "categories": "categories of DUTS-TR"}
+    lost = [item.difference(STARTS[""], STARTS[images]) for images in names]
+    signs = list(map(no_loss, lost))
+    said = [f"CSNet ×1.5 from scratch over {name}" for name in names.values()]
+    for scratch, imagenet in zip(COMPARED[MIDDLE], IMAGENET, strict=True):
+        lost.append(item.difference(imagenet, scratch))
+        signs.append(same_sign(1.0, lost[-1]))
+        said.append(f"CSF on EfficientNet-Lite0, ImageNet over scratch at a rate of "
+                    f"{scratch.learning_rate or item.preset.learning_rate:g}")  # fmt: skip
+    why = budget(item, SEVERED_STARTS) + MORE_STEPS
+    return Entry("before pruning, after equally many steps: " + in_words(said, lost, signs), tuple(signs),
+                 item="Figure 11", cause=why)  # fmt: skip

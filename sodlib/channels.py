@@ -103,14 +103,6 @@ class ChannelPlan:
                 )
                 index += 1
 
-    def two_scaled(self) -> dict[int, list[Split]]:
-        """What the blocks of stages 1 to 4 put out that keep two resolutions, by stage (Figure 10)."""
-        found: dict[int, list[Split]] = {}
-        for block in list(self.block_plans())[1:]:
-            if len(block.outputs) > 1:
-                found.setdefault(int(block.name[len("stage")]), []).append(block.outputs)
-        return found
-
     def to_json(self) -> dict[str, Any]:
         """Plain data that a person can read: one entry a layer with its input and output splits."""
         layers: list[dict[str, Any]] = [

@@ -71,7 +71,7 @@ def size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entry
     """That a network has at most so many times the parameters of another."""
     ours, theirs = item.parameters(run), item.parameters(other)
     sign = holds(None if np.isnan(ours + theirs) else ours <= most * theirs)
-    return Entry(f"{names}: {_thousands(ours)} and {_thousands(theirs)} parameters [{sign}]", (sign,))
+    return Entry(f"{names}: {thousands(ours)} and {thousands(theirs)} parameters [{sign}]", (sign,))
 
 
 def missing(item: str = "") -> Entry:
@@ -79,7 +79,8 @@ def missing(item: str = "") -> Entry:
     return Entry("not recorded", ("not recorded",), item=item)
 
 
-def _thousands(parameters: float) -> str:
+def thousands(parameters: float) -> str:
+    """A number of parameters in print."""
     return shown(parameters / 1e3, "{:.0f}K")
 
 
@@ -142,7 +143,7 @@ def others(item: Evidence) -> Entry:
     name = best(item, LIGHT)
     ours, run = (item.chosen(TABLE_7[one]) for one in ("CSNet×2-L", name))
     signs = (same_sign(0.022, difference := item.difference(ours, run)),)
-    sizes = " and ".join(_thousands(item.parameters(one)) for one in (ours, run))
+    sizes = " and ".join(thousands(item.parameters(one)) for one in (ours, run))
     said = in_words([f"CSNet×2-L over {name} ({sizes} parameters)"], [difference], signs)
     return Entry(said, signs, item="Table 7", cause=budget(item, {"CSNet ×2": X2}))
 
@@ -166,7 +167,7 @@ def thresholds(item: Evidence) -> Entry:
     effect = Entry(in_words(["max F of the second over the first"], [lost], [sign := no_loss(lost)]), (sign,))
     over = [item.difference(smallest, run) for run in ratios.values()]
     signs = tuple(same_sign(printed, one) for printed, one in zip((0.035, 0.001), over, strict=True))
-    names = [f"threshold {IN_GAP[0]:g} over the fixed ratio of {_thousands(count)}" for count in ratios]
+    names = [f"threshold {IN_GAP[0]:g} over the fixed ratio of {thousands(count)}" for count in ratios]
     fewer = [size(item, "threshold and ratio", smallest, run, 1.0) for run in ratios.values()]
     why = "after a short training the scales fill what is a gap in the published network"
     better = Entry(in_words(names, over, signs), signs)

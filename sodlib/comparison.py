@@ -84,9 +84,8 @@ def trained(item: Evidence, sets: Sequence[str]) -> pd.DataFrame:
 def best(item: Evidence, names: Sequence[str]) -> str:
     """Of these rows of Table 7 the one that scores highest on the validation split; the first where none is
     recorded."""
-    ways = {name: item.chosen(TABLE_7[name]) for name in names}
-    return max((name for name in names if item.of(ways[name])), key=lambda name: item.validation(ways[name]),
-               default=names[0])  # fmt: skip
+    by_run = {item.chosen(TABLE_7[name]): name for name in names}
+    return by_run[item.chosen(list(by_run))]
 
 
 def _warnings(item: Evidence, run: Run) -> list[str]:

@@ -98,17 +98,21 @@ def shortening(exact: float, printed: float, value: str) -> str:
 
 
 def low_resolution(plans: Sequence[ChannelPlan]) -> pd.DataFrame:
-    """The share of the low resolution among the output channels of the blocks that keep two, a row a stage, the mean
-    over the plans: of "all" such blocks, of those in the "middle" and of the first and last, the "ends", where there
-    are three or more."""
+    """The share of the low resolution among the output channels of the blocks of stages 1 to 4 that keep two, a row a
+    stage, the mean over the plans: of "all" such blocks, of those in the "middle" and of the first and last, the
+    "ends", where there are three or more (Figure 10)."""
 
     def share(splits: Sequence[Split]) -> float:
         return sum(low for _, low in splits) / sum(map(sum, splits))
 
     found: dict[str, list[dict[str, float]]] = {}
     for plan in plans:
-        for stage, splits in plan.two_scaled().items():
+        kept: dict[str, list[Split]] = {}
+        for block in list(plan.block_plans())[1:]:
+            if len(block.outputs) > 1:
+                kept.setdefault(f"stage {block.name[len('stage')]}", []).append(block.outputs)
+        for stage, splits in kept.items():
             parts = {"middle": share(splits[1:-1]), "ends": share([splits[0], splits[-1]])} if len(splits) > 2 else {}
-            found.setdefault(f"stage {stage}", []).append({"all": share(splits)} | parts)
+            found.setdefault(stage, []).append({"all": share(splits)} | parts)
     means = {stage: pd.DataFrame(rows).mean() for stage, rows in found.items()}
     return pd.DataFrame(means).T.reindex(columns=["all", "middle", "ends"])

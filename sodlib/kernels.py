@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .octconv import norm_activation
-from .records import processor
+from .records import cpu, processor
 
 SOURCE = Path(__file__).with_name("norm_activation.c")
 #: From malloc.h of glibc.
@@ -39,9 +39,9 @@ def compiled(source: Path) -> ctypes.CDLL | None:
     compiler = shutil.which("cc")
     if compiler is None:
         return None
-    identity = hashlib.sha256(
-        source.read_bytes() + " ".join([compiler, *FLAGS, processor(), _instructions()]).encode()
-    ).hexdigest()
+    # Two processors of one name need not run the same code.
+    made_for = " ".join([compiler, *FLAGS, processor(), cpu("flags", "Features")])
+    identity = hashlib.sha256(source.read_bytes() + made_for.encode()).hexdigest()
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sodlib" / f"{source.stem}-{identity}.so"
     if not kept.exists():
         with tempfile.TemporaryDirectory() as folder:
@@ -60,15 +60,6 @@ def compiled(source: Path) -> ctypes.CDLL | None:
             except OSError:  # no place to keep it
                 return ctypes.CDLL(str(path))
     return ctypes.CDLL(str(kept))
-
-
-def _instructions() -> str:
-    """What the processor can do: two of one name need not run the same code."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 @cache

@@ -173,12 +173,17 @@ def cores() -> int:
 
 
 def processor() -> str:
+    name = cpu("model name") or platform.processor() or platform.machine()
+    return f"{name}, {cores()} core{'' if cores() == 1 else 's'}"
+
+
+def cpu(*fields: str) -> str:
+    """What the system says of the first processor in the first of these fields that it has; "" where it says none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {cores()} core{'' if cores() == 1 else 's'}"
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(fields)), "")
 
 
 def _commit() -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import labels
-from .claims import BUDGET, budget, missing, with_every
+from .claims import BUDGET, budget, missing, thousands, with_every
 from .description import Run
 from .evidence import Evidence
 from .sensitivity import p_value, sensitivity
@@ -77,7 +77,7 @@ def tasks(item: Evidence, *limits: float) -> Entry:
         for name, run in X1_5.items()
     }
     pairs = list(zip(*sizes.values(), strict=True))
-    listed = ", ".join(f"{saliency / 1e3:.0f}K and {classification / 1e3:.0f}K" for saliency, classification in pairs)
+    listed = ", ".join(" and ".join(map(thousands, pair)) for pair in pairs)
     said, signs = [f"saliency and classification, by seed: {listed}"], []
     for limit in limits:
         fewer = [saliency < limit * classification for saliency, classification in pairs]

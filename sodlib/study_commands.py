@@ -152,11 +152,7 @@ def study_check(data: Root = None, results: Results = records.RESULTS) -> None:
 
 
 def _words(table: int | None, figure: int | None, only: list[str] | None) -> list[str]:
-    return [
-        *(only or ()),
-        *([f"table {table}"] if table is not None else []),
-        *([f"figure {figure}"] if figure is not None else []),
-    ]
+    return [*(only or ()), *([f"table {table}"] if table else []), *([f"figure {figure}"] if figure else [])]
 
 
 def _prepare(settings: presets.Preset, root: Path | None) -> None:

@@ -68,9 +68,9 @@ def effects(rows: Iterable[Effect], equal: Collection[str] = ()) -> pd.DataFrame
 
 def listed(rows: Iterable[Effect], equal: Collection[str] = ()) -> str:
     """The same in words, for a verdict."""
-    return "; ".join(
-        f"{name}: {ours} {no_loss(ours) if name in equal else same_sign(printed, ours)}" for name, printed, ours in rows
-    )
+    rows = list(rows)
+    signs = effects(rows, equal)["here"]
+    return "; ".join(f"{name}: {ours} {sign}" for (name, _, ours), sign in zip(rows, signs, strict=True))
 
 
 def differences_of(item: Evidence, pairs: Mapping[str, tuple[Run, Run]]) -> pd.DataFrame:

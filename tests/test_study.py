@@ -312,7 +312,14 @@ def test_damaged_records_are_named(tmp_path):
         _ = records.find("key", tmp_path).data
 
 
-def test_a_page_without_records_leaves_the_evidence_alone(monkeypatch):
+@pytest.fixture
+def no_seed_luck(monkeypatch):
+    """A page asks no committed record what seeds do: these tests replace the records by names, and what a page learns
+    of seeds is kept for the whole process."""
+    monkeypatch.setattr(Page, "_luck", lambda page, preset: {})
+
+
+def test_a_page_without_records_leaves_the_evidence_alone(monkeypatch, no_seed_luck):
     monkeypatch.setattr(study, "best_preset", lambda runs: None)
     monkeypatch.setattr(runs, "obtain", lambda run, preset, where: (preset, where.place))
     page = Page()
@@ -323,7 +330,7 @@ def test_a_page_without_records_leaves_the_evidence_alone(monkeypatch):
     assert page.tables == records.REPOSITORY / "build" / "smoke" / "tables"
 
 
-def test_seeds_count_where_every_run_of_the_item_has_them(monkeypatch):
+def test_seeds_count_where_every_run_of_the_item_has_them(monkeypatch, no_seed_luck):
     recorded = {run.key("brief") for seed in (0, 2) for run in study.runs_of("Figure 10", seed)}
     recorded |= {run.key("brief") for run in study.runs_of("Figure 10", 1)[1:]}
     monkeypatch.setattr(records, "find", lambda key, *places: key if key in recorded else None)
@@ -334,7 +341,7 @@ def test_seeds_count_where_every_run_of_the_item_has_them(monkeypatch):
     assert Page("brief", fresh=True).evidence("Figure 10")["Figure 10"].seeds == (0,)
 
 
-def test_what_is_not_recorded_stays_empty_on_a_committed_page(monkeypatch):
+def test_what_is_not_recorded_stays_empty_on_a_committed_page(monkeypatch, no_seed_luck):
     recorded = {run.key("brief") for run in study.runs_of("Table 9") if run.decay == "dynamic"}
     monkeypatch.setattr(records, "find", lambda key, *places: key if key in recorded else None)
     monkeypatch.setattr(runs, "obtain", lambda run, preset, where: run)

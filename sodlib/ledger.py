@@ -155,10 +155,15 @@ UNTESTABLE = {
 }
 
 
-def ledger(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> pd.DataFrame:
+def ledger(
+    found: Mapping[str, Evidence], trained: Mapping[str, Record], repeated: Mapping[str, Evidence] | None = None
+) -> pd.DataFrame:
     """A row a claim, in the paper's order: the claim, where the paper makes it and its number, ours with intervals, the
-    verdict, preset, seeds, test images, why it may differ, and the page and section to read on."""
-    known, rows = entries(found, trained), []
+    verdict, preset, seeds, test images, why it may differ, and the page and section to read on. `repeated`: items that
+    have more seeds at another preset (`Page.repeated`): what the same rule says there stands beside the verdict and is
+    no part of it."""
+    repeated = repeated or {}
+    known, again, rows = entries(found, trained), entries({**found, **repeated}, trained) if repeated else {}, []
     for claim in paper.claims().itertuples():
         entry = known.get(claim.id)
         row = {"id": claim.id, "claim": claim.claim, "where": claim.where, "paper": claim.number}
@@ -167,6 +172,10 @@ def ledger(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> pd.D
             continue
         item = found.get(entry.item)
         made = {"preset": item.preset.name, "seeds": len(item.seeds), "test images": item.images} if item else {}
+        if more := repeated.get(entry.item):
+            there = again[claim.id]
+            made["with more seeds"] = f"{more.preset.name}, {len(more.seeds)} seeds: {verdict(there.signs)}"
+            made["there"] = there.ours
         page, cause = (
             {"page": entry.page, "section": entry.section},
             "" if verdict(entry.signs) == "reproduced" else entry.cause,

@@ -99,11 +99,22 @@ class Page:
         item does so at smoke on the embedded photographs, and below build/smoke rather than in the repository, so that
         evidence stays.
         """
-        return {item: self._evidence(item) for item in items}
+        return {
+            item: self._evidence(item, self.preset or (None if self.fresh else study.best_preset(study.runs_of(item))))
+            for item in items
+        }
 
-    def _evidence(self, item: str) -> Evidence:
+    def repeated(self, item: str) -> Evidence | None:
+        """The committed records of an item at the best preset at which all its runs have all their seeds, where
+        `evidence` shows a better one with fewer seeds; else None."""
+        every = [run for seed in study.seeds_of(item) for run in study.runs_of(item, seed)]
+        preset = None if self.preset or self.fresh else study.best_preset(every)
+        if preset is None or not all(study.is_recorded(run, preset) for run in every):
+            return None
+        return None if preset == study.best_preset(study.runs_of(item)) else self._evidence(item, preset)
+
+    def _evidence(self, item: str, preset: str | None) -> Evidence:
         wanted = study.runs_of(item)
-        preset = self.preset or (None if self.fresh else study.best_preset(wanted))
         made = bool(self.preset) or preset is None
         committed = () if self.fresh else (RESULTS,)
         if preset is None:

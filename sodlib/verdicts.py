@@ -73,6 +73,20 @@ def listed(rows: Iterable[Effect], equal: Collection[str] = ()) -> str:
     return "; ".join(f"{name}: {ours} {sign}" for (name, _, ours), sign in zip(rows, signs, strict=True))
 
 
+def with_seeds(
+    table: pd.DataFrame, item: Evidence | None, pairs: Iterable[tuple[Run, Run]], equal: Collection[str] = ()
+) -> pd.DataFrame:
+    """A table of `effects` with one more column: the same differences, of these pairs of runs, where more seeds are
+    recorded (`Page.repeated`), and how they stand there. As it is where `item` is None."""
+    if item is None:
+        return table
+    ours = [item.difference(*pair) for pair in pairs]
+    rows = [*zip(table["difference in max F"], table["paper"], ours, strict=True)]
+    signs = effects(rows, equal)["here"]
+    said = [f"{one} {sign}" for one, sign in zip(ours, signs, strict=True)]
+    return table.assign(**{item.origin: said})
+
+
 def differences_of(item: Evidence, pairs: Mapping[str, tuple[Run, Run]]) -> pd.DataFrame:
     """A row a pair of runs that is recorded, by name: how far the first lies above the second in max F-measure and
     MAE, with the 95 % intervals."""

@@ -14,7 +14,7 @@ from sodlib.evidence import Estimate, Evidence
 from sodlib.page import Page, _counted_clips, seed_luck
 from sodlib.presets import preset_named
 from sodlib.provenance import provenance
-from sodlib.verdicts import effects, no_loss, same_sign
+from sodlib.verdicts import effects, no_loss, same_sign, with_seeds
 
 IMAGES = 60
 
@@ -175,6 +175,19 @@ def test_signs(printed, value, low, high, expected):
     assert same_sign(printed, ours) == expected
     row = effects([("a over b", printed, ours)]).iloc[0]
     assert row["here"] == expected and (np.isnan(row["paper"]) if printed is None else row["paper"] == printed)
+
+
+def test_more_seeds_stand_beside_a_difference():
+    table = effects(
+        [("dynamic over standard", 0.1, Estimate(0.02, 0.01, 0.03)), ("nothing lost", 0.0, Estimate(0, 0, 0))]
+    )
+    assert with_seeds(table, None, [(FIRST, SECOND)] * 2) is table
+    several = evidence([Recorded(1), Recorded(2)], [Recorded(1, 0.03), Recorded(2, 0.03)], seeds=(0, 1))
+    more = with_seeds(table, several, [(FIRST, SECOND), (SECOND, FIRST)], ["nothing lost"])
+    said = more.pop("preset brief, seeds 0, 1")
+    assert more.equals(table), "what was there stays"
+    assert said[0] == f"{several.difference(FIRST, SECOND)} opposite"
+    assert said[1] == f"{several.difference(SECOND, FIRST)} as in the paper"
 
 
 def test_a_caption_says_what_the_numbers_are_from():

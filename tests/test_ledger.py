@@ -67,6 +67,17 @@ def test_every_claim_has_its_row(found):
     assert set(table["page"].dropna()) <= pages
 
 
+def test_more_seeds_stand_beside_a_verdict_and_are_no_part_of_it(found):
+    item = "Table 9"
+    nothing = replace(found[item], records=dict.fromkeys(found[item].records, ()))
+    recorded = ledger.ledger(found, {}, {item: nothing}).set_index("id")
+    assert "with more seeds" not in ledger.ledger(found, {})
+    assert recorded["with more seeds"].dropna().index.tolist() == ["table09"]
+    row = recorded.loc["table09"]
+    assert row["with more seeds"].endswith(": open") and row["there"].count("not recorded") == 2
+    assert row["here"] == ledger.entries(found, {})["table09"].ours
+
+
 def test_sections_of_the_ledger_are_headings_of_their_page(found):
     headings = {
         path.stem: {

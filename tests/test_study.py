@@ -341,6 +341,20 @@ def test_seeds_count_where_every_run_of_the_item_has_them(monkeypatch, no_seed_l
     assert Page("brief", fresh=True).evidence("Figure 10")["Figure 10"].seeds == (0,)
 
 
+def test_a_better_preset_with_one_seed_has_a_shorter_one_with_more_beside_it(monkeypatch, no_seed_luck):
+    item = "Table 10"
+    recorded = {run.key("brief") for seed in study.SEEDS for run in study.runs_of(item, seed)}
+    monkeypatch.setattr(records, "find", lambda key, *places: key if key in recorded else None)
+    monkeypatch.setattr(runs, "obtain", lambda run, preset, where: run)
+    assert Page().repeated(item) is None, "the one that the page shows has all seeds"
+    recorded |= {run.key("fast") for run in study.runs_of(item)}
+    assert Page().evidence(item)[item].origin == "preset fast, seed 0"
+    assert Page().repeated(item).origin == "preset brief, seeds 0, 1, 2"
+    assert Page("fast").repeated(item) is None and Page(fresh=True).repeated(item) is None
+    recorded.remove(study.runs_of(item, 2)[0].key("brief"))
+    assert Page().repeated(item) is None
+
+
 def test_what_is_not_recorded_stays_empty_on_a_committed_page(monkeypatch, no_seed_luck):
     recorded = {run.key("brief") for run in study.runs_of("Table 9") if run.decay == "dynamic"}
     monkeypatch.setattr(records, "find", lambda key, *places: key if key in recorded else None)

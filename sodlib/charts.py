@@ -11,7 +11,6 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .channels import ChannelPlan
 from .evidence import Estimate
 from .plots import COLORS, FULL_WIDTH, SALIENCY
 
@@ -180,79 +179,7 @@ def sizes_and_scores(lines: Mapping[str, Sequence[tuple[float, Estimate]]], wher
     return figure
 
 
-def decay_weights(lines: Mapping[str, pd.DataFrame], where: str) -> Figure:
-    """Max F-measure of the pruned network against its MACC, a line a decay through its weights lambda in their order
-    (paper, Figure 13). The tables have the columns weight, macc_g, max_f, low, high. `where`: set and images."""
-    figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.72, 4.0))
-    for place, (decay, table) in enumerate(lines.items()):
-        errors = np.abs(table[["low", "high"]].to_numpy() - table[["max_f"]].to_numpy()).T
-        axis.errorbar(
-            table["macc_g"], table["max_f"], errors, fmt="o-", ms=5, capsize=2.5, color=DECAY_COLORS[decay], label=decay
-        )
-        # At the ends of the intervals, above the first line and below the second, and where two points of a line are
-        # next to each other, apart.
-        end, away, side = ("high", 4, "bottom") if place == 0 else ("low", -4, "top")
-        for weight, x, y in table[["weight", "macc_g", end]].to_numpy():
-            neighbours = [other for other in table["macc_g"] if 0 < abs(other - x) < 0.004]
-            apart = 5 * np.sign(x - neighbours[0]) if neighbours else 0
-            beside = {
-                "xytext": (apart, away),
-                "textcoords": "offset points",
-                "ha": "center",
-                "va": side,
-                "rotation": 90,
-            }
-            axis.annotate(f"{weight:g}", (x, y), fontsize=8, color=DECAY_COLORS[decay], **beside)
-    axis.margins(y=0.15)
-    axis.set(xlabel="MACC after pruning (G), 224 × 224", ylabel=f"max F ({where})")
-    axis.legend(title="weight decay (λ at the points)", loc="best")
-    return figure
-
-
-def thresholds(table: pd.DataFrame, where: str) -> Figure:
-    """Parameters and max F-measure at every threshold, in the paper and here (Table 10).
-
-    `table` has the columns threshold (words, in the order to draw), paper_k, ours_k, paper_f, ours_f, low and high.
-    `where`: set and images.
-    """
-    figure, axes = plt.subplots(1, 3, figsize=(FULL_WIDTH, 3.2))
-    places = np.arange(len(table))
-    panels = (
-        ("k", ("paper", "ours"), "parameters (K)"),
-        ("f", ("paper",), "max F, paper (ECSSD)"),
-        ("f", ("ours",), f"max F, ours ({where})"),
-    )
-    axes[2].fill_between(places, table["low"], table["high"], color=COLORS["ours"], alpha=0.2, lw=0)
-    for axis, (column, sides, title) in zip(axes, panels, strict=True):
-        for side in sides:
-            axis.plot(places, table[f"{side}_{column}"], "o-", ms=4, color=COLORS[side], label=side)
-        axis.set(title=title, xlabel="threshold on |γ|", ylim=(0 if column == "k" else None, None))
-        axis.set_xticks(places, table["threshold"], rotation=60, ha="right", rotation_mode="anchor")
-    axes[0].legend()
-    return figure
-
-
-def channels_by_block(plans: Mapping[str, Sequence[ChannelPlan]]) -> Figure:
-    """Channels of every ILBlock at high and at low resolution, a bar a label: the mean over its plans (paper, Figure
-    10)."""
-    colors = {label: DECAY_COLORS.get(label.partition(" ")[0], COLORS["faint"]) for label in plans}
-    names = [block.name for block in next(iter(plans.values()))[0].block_plans()]
-    figure, axes = plt.subplots(2, 1, figsize=(FULL_WIDTH, 4.4), sharex=True)
-    width = 0.8 / len(plans)
-    for scale, axis in enumerate(axes):
-        for position, (label, several) in enumerate(plans.items()):
-            counts = np.mean([[(*split, 0)[scale] for split in plan.blocks] for plan in several], 0)
-            offset = (position - (len(plans) - 1) / 2) * width
-            axis.bar(np.arange(len(names)) + offset, counts, width, label=label, color=colors[label], lw=0)
-        axis.set(title=("high resolution", "low resolution")[scale], ylabel="channels")
-        axis.grid(axis="x", visible=False)
-    axes[1].set_xticks(range(len(names)), [name.removeprefix("stage") for name in names])
-    axes[1].set_xlabel("ILBlock (stage.position); the last of stages 2 to 4 has one scale")
-    axes[0].legend(ncols=len(plans), loc="upper left")
-    return figure
-
-
-def _bare(axis: Axes) -> None:
+def bare(axis: Axes) -> None:
     """Leave the picture alone, and its labels."""
     axis.set(xticks=[], yticks=[])
     axis.grid(False)
@@ -271,7 +198,7 @@ def gallery(
         shown = [photograph, truth, *(results[column] for results in maps.values())]
         for row, picture in enumerate(shown):
             axis = axes[row, column]
-            _bare(axis)
+            bare(axis)
             if picture is None:
                 axis.text(0.5, 0.5, "none", ha="center", va="center", color=COLORS["paper"], transform=axis.transAxes)
             else:  # with a frame, so that a white map is seen on white paper
@@ -324,7 +251,7 @@ def looks(photographs: Sequence[tuple[str, np.ndarray]], maps: Mapping[str, Sequ
             axis.imshow(photograph.mean(2), cmap="gray", vmin=-120, vmax=300)
             axis.imshow(of_photographs[row], cmap="inferno", vmin=0, vmax=1, alpha=0.65)
     for axis in axes.flat:
-        _bare(axis)
+        bare(axis)
     for axis, name in zip(axes[0], ["photograph", *maps], strict=True):
         axis.set_title(name, fontsize=9)
     return figure

@@ -39,6 +39,8 @@ ITEMS = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Tabl
          "Figure 4", "Figure 5", "Figure 8", "Figure 9", "Figure 10", "Figure 11", "Figure 14", HEADLINE,
          PUBLISHED_SIZES)  # fmt: skip
 
+#: A cause of what pruning takes away.
+POSITION = "; channels of scale zero still hand on where the middle of the image is, which pruning takes away"
 ARCHITECTURE, TRAINING, PRUNING = "01_architecture", "02_training", "03_pruning"
 CLASSES, PRETRAINED, COMPARED_WITH = "04_class_sensitivity", "06_imagenet_pretraining", "08_comparison"
 #: Name, the paper's difference (1 or -1 where only its sign is printed), two runs, and the measure if it is not max F.
@@ -122,7 +124,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         "table10": at(PRUNING, "A threshold, and fixed ratios (Table 10)", claims.thresholds(found["Table 10"])),
         "table11": joined(
             kept("Table 11", PRUNING, "Widths before and after pruning (Table 11)", [
-                (f"×{run.width:g}, pruned over whole", pruned(run), run) for run in (x1, X2)]),
+                (f"×{run.width:g}, pruned over whole", pruned(run), run) for run in (x1, X2)], BUDGET + POSITION),
             compared("Table 11", PRUNING, "", [("pruned ×2 over pruned ×1", 0.016, pruned(X2), pruned(x1))]),
             claims.size(found["Table 11"], "pruned ×2 and ×1", pruned(X2), pruned(x1), claims.LARGER),
         ),

@@ -26,8 +26,10 @@ PRETRAININGS = ("folder", "categories")
 @dataclass(frozen=True)
 class Pruning:
     """How a trained network is pruned, and what follows: "recalibrated" (batch norm statistics only, as
-    released) or "finetuned" (as written). Give the `threshold`, or `redundant` for that of the preset, or the number
-    of `parameters` to come to, by the same share of every layer or by one threshold over the network (`ranking`)."""
+    released) or "finetuned" (as written). "evened" removes nothing: the channels become constants
+    (`position.even_out`), then as recalibrated. Give the `threshold`, or `redundant` for that of the preset, or the
+    number of `parameters` to come to, by the same share of every layer or by one threshold over the network
+    (`ranking`)."""
 
     criterion: str = "gamma"
     threshold: float | None = None

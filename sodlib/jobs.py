@@ -45,7 +45,7 @@ def units(run: Run, preset: Preset) -> float:
     preset = run.settings(preset.name)
     steps_per_epoch = preset.steps_per_epoch or TRAINING_IMAGES[preset.train] // preset.batch
     steps = preset.after_steps if run.pruning else preset.epochs * steps_per_epoch
-    only_forward = run.pruning and run.pruning.afterwards == "recalibrated"
+    only_forward = run.pruning and run.pruning.afterwards != "finetuned"
     passes = 1 if only_forward or (run.classification and run.classification.tuned == "linear") else 3
     if run.network in networks.NAMES:
         return steps * preset.batch * passes * _macs(run.network, preset.size)

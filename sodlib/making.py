@@ -17,6 +17,7 @@ from .csnet import CSNet
 from .description import Run
 from .mean_mask import MEAN_MASK, MeanMask, mean_mask
 from .pixels import Pixels, Stream
+from .position import even_out
 from .presets import Preset
 from .progress import Observer
 from .pruning import keep, prune, recalibrate
@@ -93,16 +94,17 @@ class Making:
 
     def _pruned(self, model: CSNet) -> tuple[CSNet, list[dict[str, Any]]]:
         pruning = self.run.pruning
-        model = prune(
+        kept = keep(
             model,
-            keep(
-                model,
-                pruning.criterion,
-                threshold=self.settings.redundant if pruning.redundant else pruning.threshold,
-                parameters=pruning.parameters,
-                ranking=pruning.ranking,
-            ),
+            pruning.criterion,
+            threshold=self.settings.redundant if pruning.redundant else pruning.threshold,
+            parameters=pruning.parameters,
+            ranking=pruning.ranking,
         )
+        if pruning.afterwards == "evened":
+            images = self._stream().batch(0)[0].to(next(model.parameters()).device)
+            return self._recalibrated(even_out(model, kept, images).to(self.device))
+        model = prune(model, kept)
         if pruning.afterwards == "recalibrated":
             return self._recalibrated(model.to(self.device))
         # The forward passes of fine-tuning estimate the batch norm statistics as well, from a first batch on.

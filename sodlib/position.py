@@ -1,14 +1,16 @@
-"""What a channel of scale zero still hands on: where the border of the image is. (Not in the paper.)
+"""What redundant channels still hand on: where in the image one is. (Not in the paper.)
 
-A scale gamma of zero leaves a channel its shift beta: it is the same for every image. But it is not even over the
-image. The 3x3 convolutions pad with zeros, so that a constant comes out of them different at the border, and as nothing
-else varies in this channel, the batch norm after them scales that difference up. What is handed on is a map of the
-position. Pruning removes it, and statistics that are estimated anew make up for a constant, not for a map.
+Scales gamma of zero make a channel of an ILBlock equal for all images: what is left of it are the shifts beta of its
+batch norms. It need not be even over the image. A 3x3 convolution pads with zeros, so that a constant comes out of it
+different at the border; and as nothing else varies in this channel, the batch norm after it scales that difference up.
+Two such convolutions make a map of the position, of which on small images most is border. Pruning removes it. New
+batch norm statistics make up for a constant, not for a map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -20,46 +22,54 @@ from .pruning import PerChannel
 from .severing import FADED
 
 
-@contextmanager
-def evened(model: CSNet, kept: PerChannel) -> Iterator[None]:
-    """While it lasts, every channel of an ILBlock that is not kept hands on its mean over the image, not its map."""
-    with _behind_blocks(model, kept, lambda x, mask: torch.where(mask, x, x.mean((2, 3), keepdim=True))):
-        yield
+@torch.no_grad()
+def even_out(model: CSNet, kept: PerChannel, images: Tensor) -> CSNet:
+    """A copy whose ILBlocks hand on a constant for every channel that is not kept: its mean over these images, `[B, 3,
+    S, S]`, and over the positions. After `recalibrate`, that is the pruned network, where the fusion loses nothing and
+    1x1 convolutions follow (in all networks but Vanilla)."""
+    even = copy.deepcopy(model)
+    with _outputs(model) as outputs:
+        model.eval()(images)
+    for (name, block), masks in zip(even.blocks.items(), kept.blocks, strict=True):
+        last = block.conv3x3_2
+        for j, (x, mask) in enumerate(zip(outputs[name], masks, strict=True)):
+            if x is not None:
+                removed = ~mask
+                last.bns[str(j)].weight[removed] = 0
+                last.bns[str(j)].bias[removed] = x.mean((0, 2, 3))[removed]
+                last.prelus[str(j)].weight[removed] = 1
+    return even.eval()
 
 
 @torch.no_grad()
 def told_by_redundant(model: CSNet, kept: PerChannel, images: Tensor) -> tuple[dict[str, float], Tensor]:
     """What the channels of the ILBlocks that are not kept hand on of `images`, `[B, 3, S, S]`: how many there are, of
-    how many the output differs between images and between positions (a standard deviation above FADED), how far the
-    saliency maps move, in 0..1, where they are `evened`; and what they add to the maps, the mean over the images
-    `[S, S]`."""
-    model.eval()
+    how many the output differs between images and between positions (by a standard deviation above FADED, of which the
+    next batch norm's epsilon leaves something), and the mean change of the saliency maps, in 0..1, where they are
+    evened out; and what they add to the maps, the mean over the images `[S, S]`."""
+    with _outputs(model) as outputs:
+        maps = model.eval()(images).sigmoid()
     found = {"redundant channels": 0, "differ between images": 0, "differ between positions": 0}
-
-    def look(x: Tensor, mask: Tensor) -> Tensor:
-        removed = x[:, ~mask.flatten()]
-        found["redundant channels"] += removed.shape[1]
-        found["differ between images"] += int((removed.std(0).amax((1, 2)) > FADED).sum())
-        found["differ between positions"] += int((removed.mean(0).std((1, 2)) > FADED).sum())
-        return x
-
-    with _behind_blocks(model, kept, look):
-        maps = model(images).sigmoid()
-    with evened(model, kept):
-        added = maps - model(images).sigmoid()
-    return found | {"maps move by": float(added.abs().mean())}, added.mean((0, 1))
+    for name, masks in zip(model.blocks, kept.blocks, strict=True):
+        for x, mask in zip(outputs[name], masks, strict=True):
+            if x is not None and not mask.all():
+                removed = x[:, ~mask]
+                found["redundant channels"] += removed.shape[1]
+                found["differ between images"] += int((removed.std(0).amax((1, 2)) > FADED).sum())
+                positions = removed.mean(0).flatten(1).std(1, correction=0)
+                found["differ between positions"] += int((positions > FADED).sum())
+    added = maps - even_out(model, kept, images)(images).sigmoid()
+    return found | {"change of the maps": float(added.abs().mean())}, added.mean((0, 1))
 
 
 @contextmanager
-def _behind_blocks(model: CSNet, kept: PerChannel, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """While it lasts, every scale that a block hands on becomes `change` of it and of its mask `[1, C, 1, 1]`."""
-
-    def changed(masks: tuple[Tensor, ...], scales: MultiScale) -> MultiScale:
-        pairs = zip(scales, masks, strict=True)
-        return [x if x is None or mask.all() else change(x, mask[None, :, None, None]) for x, mask in pairs]
+def _outputs(model: CSNet) -> Iterator[dict[str, MultiScale]]:
+    """What every block has handed on, by its name, after a forward pass inside."""
+    found: dict[str, MultiScale] = {}
 
     with ExitStack() as stack:
-        for block, masks in zip(model.blocks.values(), kept.blocks, strict=True):
-            hook = block.register_forward_hook(lambda _block, _inputs, scales, masks=masks: changed(masks, scales))
+        for name, block in model.blocks.items():
+            # (A hook that returns None changes nothing.)
+            hook = block.register_forward_hook(lambda *call, name=name: found.__setitem__(name, call[-1]))
             stack.callback(hook.remove)
-        yield
+        yield found

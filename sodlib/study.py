@@ -50,6 +50,14 @@ BUILT |= dict(zip((("Vanilla", "dynamic"), ("Vanilla, lower rate", "dynamic")), 
 #: Not in the paper: the released decay and the same without its slip, before pruning and at the sizes above.
 SLIP = "Slip of the release"
 SLIP_COMPARED = tuple(Run(decay=decay) for decay in ("dynamic", "dynamic-throughout"))
+#: Not in the paper: what a pruned network has lost of the whole one, step by step, at x1 and where it loses most. New
+#: batch norm statistics, then the redundant channels as constants, then without them.
+POSITION = "Position maps"
+LOST = {
+    run: (run, *(replace(run, pruning=way) for way in (Pruning(threshold=0.0), replace(REDUNDANT, afterwards="evened"),
+          REDUNDANT)))
+    for run in (Run(), Run(width=1.8))
+}  # fmt: skip
 THRESHOLDS = (1e-2, 8e-3, 6e-3, 5e-3, 3e-3, 1e-3, 1e-5, 1e-10, 1e-15, 1e-20)
 #: The sizes of Table 10's fixed ratios (38 % and 51 % of CSNet-x2's parameters) and of Table 9's rows.
 RATIO_SIZES, FILTER_SIZE = (300_000, 400_000), 227_000
@@ -170,6 +178,8 @@ def _declare() -> Iterable[Declared]:
     widths = [Run(width=width) for width in (1, 1.2, 1.5, 1.8, 2)]
     yield from each([*widths, *(replace(run, pruning=REDUNDANT) for run in widths)], "Table 11")
 
+    yield from each((run for steps in LOST.values() for run in steps), POSITION, seeds=SEEDS[:1])
+
     # Figure 13: the decay's weight, standard and dynamic.
     weights = [Run(decay=decay, decay_weight=w) for decay in ("standard", "dynamic") for w in DECAY_WEIGHTS]
     yield from each((replace(run, pruning=REDUNDANT) for run in weights), "Figure 13")
@@ -219,7 +229,8 @@ TRAININGS = tuple(
 #: What the pages show.
 SHOWN = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Figure 4",
          "Figure 5", "Figure 8", "Figure 9", "Figure 10", "Figure 11", "Figure 13", "Figure 14", "Algorithm 1",
-         "Section 3.2", "Section 6.1", SEVERED, SLIP, BEYOND_THE_PAPER, HEADLINE, PUBLISHED_SIZES)  # fmt: skip
+         "Section 3.2", "Section 6.1", SEVERED, SLIP, POSITION, BEYOND_THE_PAPER, HEADLINE,
+         PUBLISHED_SIZES)  # fmt: skip
 
 
 def choose(only: Sequence[str], preset: str, declared: Sequence[Declared] = STUDY) -> tuple[Declared, ...]:

@@ -102,7 +102,7 @@ def same_sign(printed: float | None, ours: Estimate) -> str:
     """How a difference of ours stands to the paper's: "as in the paper", "opposite", or "not told apart" from zero;
     where the paper prints none or zero, only "higher" or "lower"; "within a seed's luck"; "not recorded" without
     ours."""
-    if not printed or ours.sign not in ("higher", "lower"):
+    if not printed or np.isnan(printed) or ours.sign not in ("higher", "lower"):
         return ours.sign
     return AGREES if (ours.value > 0) == (printed > 0) else OPPOSITE
 

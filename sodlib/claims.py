@@ -24,6 +24,7 @@ from .severing import severed
 from .study import (
     AT_SIZE,
     DECAYS_COMPARED,
+    LOST,
     MATCHED,
     RATIO_SIZES,
     REDUNDANT,
@@ -172,6 +173,16 @@ def thresholds(item: Evidence) -> Entry:
     why = "after a short training the scales fill what is a gap in the published network"
     better = Entry(in_words(names, over, signs), signs)
     return replace(joined(spread, effect, better, *fewer), item=item.item, cause=why)
+
+
+def position(item: Evidence) -> str:
+    """A cause of what pruning costs, of the networks where the redundant channels cost as much as constants."""
+    names = [
+        f"×{run.width:g}"
+        for run, (_, anew, even, pruned) in LOST.items()
+        if item.difference(even, anew).sign == "lower" and no_loss(item.difference(pruned, even)) == AGREES
+    ]
+    return f"; at {' and '.join(names)} all that pruning takes away is a map of the position" if names else ""
 
 
 def deviation(item: Evidence) -> Entry:

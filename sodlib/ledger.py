@@ -22,6 +22,7 @@ from .study import (
     FILTER_SIZE,
     HALVES,
     HEADLINE,
+    POSITION,
     PUBLISHED_SIZES,
     REDUNDANT,
     SPLITS,
@@ -37,10 +38,8 @@ from .verdicts import Entry, beside, in_words, joined, no_loss, same_sign, verdi
 #: The items of the study that the ledger rests on.
 ITEMS = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Section 3.2",
          "Figure 4", "Figure 5", "Figure 8", "Figure 9", "Figure 10", "Figure 11", "Figure 14", HEADLINE,
-         PUBLISHED_SIZES)  # fmt: skip
+         PUBLISHED_SIZES, POSITION)  # fmt: skip
 
-#: A cause of what pruning takes away.
-POSITION = "; channels of scale zero still hand on where the middle of the image is, which pruning takes away"
 ARCHITECTURE, TRAINING, PRUNING = "01_architecture", "02_training", "03_pruning"
 CLASSES, PRETRAINED, COMPARED_WITH = "04_class_sensitivity", "06_imagenet_pretraining", "08_comparison"
 #: Name, the paper's difference (1 or -1 where only its sign is printed), two runs, and the measure if it is not max F.
@@ -79,6 +78,8 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
     sizes = {f"×{run.width:g}, {size}": (smaller[run], smaller[replace(run, decay="standard")])
              for run, size, smaller in ((x1, "94K", AT_SIZE), (x1, "47K", HALVES), (X2, "141K", AT_SIZE))}  # fmt: skip
     whole = {f"×{run.width:g}": (run, replace(run, decay="standard")) for run in (x1, X2)}
+    same = found[POSITION].preset == found["Table 11"].preset
+    lost = claims.position(found[POSITION]) if same else ""
     how_small, left_out = "How small for which task (Table 4)", "A category left out (Figure 8)"
     categories = at(CLASSES, left_out, semantics.categories(found["Figure 8"]))
     return {
@@ -124,7 +125,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         "table10": at(PRUNING, "A threshold, and fixed ratios (Table 10)", claims.thresholds(found["Table 10"])),
         "table11": joined(
             kept("Table 11", PRUNING, "Widths before and after pruning (Table 11)", [
-                (f"×{run.width:g}, pruned over whole", pruned(run), run) for run in (x1, X2)], BUDGET + POSITION),
+                (f"×{run.width:g}, pruned over whole", pruned(run), run) for run in (x1, X2)], BUDGET + lost),
             compared("Table 11", PRUNING, "", [("pruned ×2 over pruned ×1", 0.016, pruned(X2), pruned(x1))]),
             claims.size(found["Table 11"], "pruned ×2 and ×1", pruned(X2), pruned(x1), claims.LARGER),
         ),
@@ -176,8 +177,8 @@ def ledger(
         made = {"preset": item.preset.name, "seeds": len(item.seeds), "test images": item.images} if item else {}
         if more := repeated.get(entry.item):
             there = again[claim.id]
-            made["with more seeds"] = f"{more.preset.name}, {len(more.seeds)} seeds: {verdict(there.signs)}"
-            made["there"] = there.ours
+            made["verdict with more seeds"] = f"{more.preset.name}, {len(more.seeds)} seeds: {verdict(there.signs)}"
+            made["here with more seeds"] = f"{there.ours}; {there.cause}"
         page, cause = (
             {"page": entry.page, "section": entry.section},
             "" if verdict(entry.signs) == "reproduced" else entry.cause,

@@ -16,6 +16,7 @@ from sodlib.study import (
     CENTRE,
     HALVES,
     MATCHED,
+    POSITION,
     PUBLISHED_SIZES,
     REDUNDANT,
     VANILLA,
@@ -68,14 +69,29 @@ def test_every_claim_has_its_row(found):
 
 
 def test_more_seeds_stand_beside_a_verdict_and_are_no_part_of_it(found):
-    item = "Table 9"
+    beside, item = "verdict with more seeds", "Table 9"
     nothing = replace(found[item], records=dict.fromkeys(found[item].records, ()))
-    recorded = ledger.ledger(found, {}, {item: nothing}).set_index("id")
-    assert "with more seeds" not in ledger.ledger(found, {})
-    assert recorded["with more seeds"].dropna().index.tolist() == ["table09"]
-    row = recorded.loc["table09"]
-    assert row["with more seeds"].endswith(": open") and row["there"].count("not recorded") == 2
-    assert row["here"] == ledger.entries(found, {})["table09"].ours
+    alone = ledger.ledger(found, {})
+    assert beside not in alone
+    for again, word in ((nothing, "open"), (found[item], alone.set_index("id")["verdict"]["table09"])):
+        table = ledger.ledger(found, {}, {item: again}).set_index("id")
+        assert table[beside].dropna().to_dict() == {"table09": f"{again.preset.name}, {len(again.seeds)} seeds: {word}"}
+        assert table["here with more seeds"]["table09"].count("not recorded") == (2 if again is nothing else 0)
+        assert (
+            table["here"].tolist() == alone["here"].tolist() and table["verdict"].tolist() == alone["verdict"].tolist()
+        )
+
+
+def test_what_pruning_takes_away_is_a_cause_where_it_was_measured(found):
+    item, zero = found[POSITION], Estimate(0.0, -0.001, 0.001)
+
+    class Measured:
+        def difference(self, first, second):
+            costs = first.pruning.afterwards == "evened" and first.width == 1
+            return Estimate(-0.02, -0.03, -0.01) if costs else zero
+
+    assert claims.position(Measured()) == "; at ×1 all that pruning takes away is a map of the position"
+    assert claims.position(replace(item, records=dict.fromkeys(item.records, ()))) == ""
 
 
 def test_sections_of_the_ledger_are_headings_of_their_page(found):

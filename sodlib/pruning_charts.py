@@ -90,7 +90,7 @@ def position_maps(changes: Mapping[str, np.ndarray], where: str) -> Figure:
     """What redundant channels add to the saliency map, `[S, S]` and a panel a network: the mean over the images of
     `where`."""
     limit = max(float(np.abs(change).max()) for change in changes.values())
-    figure, axes = plt.subplots(1, len(changes), figsize=(FULL_WIDTH, FULL_WIDTH / len(changes) + 0.5))
+    figure, axes = plt.subplots(1, len(changes), figsize=(FULL_WIDTH, FULL_WIDTH / (len(changes) + 0.6) + 0.6))
     for axis, (name, change) in zip(np.atleast_1d(axes), changes.items(), strict=True):
         shown = axis.imshow(change, cmap="PuOr_r", vmin=-limit, vmax=limit)
         axis.set_title(name)

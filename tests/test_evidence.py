@@ -178,16 +178,16 @@ def test_signs(printed, value, low, high, expected):
 
 
 def test_more_seeds_stand_beside_a_difference():
-    table = effects(
-        [("dynamic over standard", 0.1, Estimate(0.02, 0.01, 0.03)), ("nothing lost", 0.0, Estimate(0, 0, 0))]
-    )
-    assert with_seeds(table, None, [(FIRST, SECOND)] * 2) is table
+    ours = Estimate(0.02, 0.01, 0.03)
+    table = effects([("dynamic over standard", 0.1, ours), ("nothing lost", 0.0, ours), ("not printed", None, ours)])
+    pairs = [(FIRST, SECOND), (SECOND, FIRST), (SECOND, FIRST)]
+    assert with_seeds(table, None, pairs) is table
     several = evidence([Recorded(1), Recorded(2)], [Recorded(1, 0.03), Recorded(2, 0.03)], seeds=(0, 1))
-    more = with_seeds(table, several, [(FIRST, SECOND), (SECOND, FIRST)], ["nothing lost"])
+    more = with_seeds(table, several, pairs, ["nothing lost"])
     said = more.pop("preset brief, seeds 0, 1")
     assert more.equals(table), "what was there stays"
-    assert said[0] == f"{several.difference(FIRST, SECOND)} opposite"
-    assert said[1] == f"{several.difference(SECOND, FIRST)} as in the paper"
+    signs = ("opposite", "as in the paper", "higher")
+    assert said.tolist() == [f"{several.difference(*pair)} {sign}" for pair, sign in zip(pairs, signs, strict=True)]
 
 
 def test_a_caption_says_what_the_numbers_are_from():

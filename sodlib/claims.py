@@ -176,7 +176,8 @@ def thresholds(item: Evidence) -> Entry:
 
 
 def position(item: Evidence) -> str:
-    """A cause of what pruning costs, of the networks where the redundant channels cost as much as constants."""
+    """A cause of what pruning costs, by the networks where it costs all of that to make the redundant channels
+    constants; "" where there is none."""
     names = [
         f"×{run.width:g}"
         for run, (_, anew, even, pruned) in LOST.items()

@@ -178,7 +178,7 @@ def ledger(
         if more := repeated.get(entry.item):
             there = again[claim.id]
             made["verdict with more seeds"] = f"{more.preset.name}, {len(more.seeds)} seeds: {verdict(there.signs)}"
-            made["here with more seeds"] = f"{there.ours}; why: {there.cause}"
+            made["here with more seeds"] = there.ours + (f"; why: {there.cause}" if there.cause else "")
         page, cause = (
             {"page": entry.page, "section": entry.section},
             "" if verdict(entry.signs) == "reproduced" else entry.cause,

@@ -99,19 +99,20 @@ class Page:
         item does so at smoke on the embedded photographs, and below build/smoke rather than in the repository, so that
         evidence stays.
         """
-        return {
-            item: self._evidence(item, self.preset or (None if self.fresh else study.best_preset(study.runs_of(item))))
-            for item in items
-        }
+        return {item: self._evidence(item, self._preset(item)) for item in items}
 
     def repeated(self, item: str) -> Evidence | None:
         """The committed records of an item at the best preset at which all its runs have all their seeds, where
         `evidence` shows a better one with fewer seeds; else None."""
         every = [run for seed in study.seeds_of(item) for run in study.runs_of(item, seed)]
         preset = None if self.preset or self.fresh else study.best_preset(every)
-        if preset is None or not all(study.is_recorded(run, preset) for run in every):
+        if preset in (None, self._preset(item)) or not all(study.is_recorded(run, preset) for run in every):
             return None
-        return None if preset == study.best_preset(study.runs_of(item)) else self._evidence(item, preset)
+        return self._evidence(item, preset)
+
+    def _preset(self, item: str) -> str | None:
+        """The preset that an item is shown from; None where it has to be made."""
+        return self.preset or (None if self.fresh else study.best_preset(study.runs_of(item)))
 
     def _evidence(self, item: str, preset: str | None) -> Evidence:
         wanted = study.runs_of(item)

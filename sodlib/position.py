@@ -66,7 +66,6 @@ def told_by_redundant(model: CSNet, kept: PerChannel, images: Tensor) -> tuple[d
 def _outputs(model: CSNet) -> Iterator[dict[str, MultiScale]]:
     """What every block has handed on, by its name, after a forward pass inside."""
     found: dict[str, MultiScale] = {}
-
     with ExitStack() as stack:
         for name, block in model.blocks.items():
             # (A hook that returns None changes nothing.)

@@ -153,11 +153,17 @@ def evaluate(
     maps = folder if folder.is_dir() else _saliency_network(model)
     chosen = sets.find_set(dataset, data)
     if record:
-        if folder.is_dir() or size:
-            raise SodlibError("a record is of a network at its own input size; leave out --size, and name no folder")
+        if folder.is_dir() or size is not None or protocol is not ProtocolName.released:
+            raise SodlibError(
+                "a record is of a network at its own input size by both protocols; leave out --size and --protocol, "
+                "and name no folder"
+            )
         study_commands.show(published.measure(maps, record, chosen, results))
         return
-    result = metrics.evaluate(maps, chosen, protocol.value, size)
+    if folder.is_dir() and size is not None:
+        raise SodlibError("maps that are there have no input size; leave out --size")
+    with runs.memory_named(f"--size {size}" if size else model, "give a smaller --size"):
+        result = metrics.evaluate(maps, chosen, protocol.value, size)
     draws = metrics.bootstrap(result)
     typer.echo(f"{chosen.name}, {result['images']} images, protocol {protocol.value}")
     for name, label in (("max_f", "max F"), ("mae", "MAE  ")):
@@ -196,7 +202,8 @@ def predict(
         typer.echo(remark, err=True)
     written = prediction.predict_files(runner, photographs, lambda i, found: _write_map(found, targets[i]), size)
     watched = tqdm(written, total=len(photographs), disable=None if len(photographs) > 1 else True)
-    unread = [error for _, error in watched if error is not None]
+    with runs.memory_named(f"--size {size}" if size else f"{source}", "give a smaller --size"):
+        unread = [error for _, error in watched if error is not None]
     made = len(targets) - len(unread)
     if made:
         where = f"{targets[0]}" if len(targets) == 1 else f"{made} map{'' if made == 1 else 's'} in {targets[0].parent}"

@@ -32,8 +32,8 @@ from .pruning import keep_above, prune, scores
 from .records import Record
 from .study import STUDY
 
-#: The released schedule: images a step, and the epochs of the step after training.
-BATCH, EPOCHS_AFTER = 24, 20
+#: Images a step in the released schedule.
+BATCH = 24
 #: Height and width of a usual training image of DUTS-TR.
 USUAL_SIDES = (300, 400)
 

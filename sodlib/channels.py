@@ -167,14 +167,14 @@ def by_dilation(channels: int) -> Split:
 def plan_channels(network: str = "csnet", width: float = 1.0, split: str = "5/5", stages: str = "2-4") -> ChannelPlan:
     """The unpruned plan of a network of the paper (Tables 1, 2, 5, 6 and 11).
 
-    `network`: "csnet", "extractor" or "vanilla"; `width`: the factor k of CSNet-xk, at least 1;
-    `split`: C_H/C_L, one of SPLITS; `stages`: what the fusion takes, one of FUSED_STAGES (csnet only).
+    `network`: "csnet", "extractor" or "vanilla"; `width`: the factor k of CSNet-xk, 1 to 100;
+    `split`: C_H/C_L, one of SPLITS; `stages`: what the fusion takes, one of FUSED_STAGES; the others have no fusion.
 
     The last block of a fused stage merges to one scale. Two rows of Table 6 follow other rules, found by
     matching their MACC: the Vanilla network also merges at the ends of stages 2 and 3; and at split 1/0 a
     CSNet is a network of one scale (0.91 G), an Extractor one of two scales with the second left empty (0.80 G).
 
-    Raises SodlibError for an unknown name or a width below 1.
+    Raises SodlibError for an unknown name, another width, or stages for a network without fusion.
     """
     if network not in ("csnet", "extractor", "vanilla"):
         raise SodlibError(f"unknown network {network!r}; choose csnet, extractor or vanilla")
@@ -182,8 +182,10 @@ def plan_channels(network: str = "csnet", width: float = 1.0, split: str = "5/5"
         raise SodlibError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     if stages not in FUSED_STAGES:
         raise SodlibError(f"unknown fusion stages {stages!r}; choose one of {', '.join(FUSED_STAGES)}")
+    if network != "csnet" and stages != "2-4":
+        raise SodlibError(f"{network} has no fusion that could take the stages {stages}; leave them out")
     if not 1 <= width <= 100:
-        raise SodlibError(f"width {width} is out of range; the base network is width 1, wider ones are larger")
+        raise SodlibError(f"width {width} is out of range; give one from 1, the base network, to 100")
 
     base = round(BASE_WIDTH * width)
     high, low = (int(part) for part in split.split("/"))

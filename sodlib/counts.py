@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,11 @@ def fusion_rows(plan: ChannelPlan, size: int = 224) -> pd.DataFrame:
     rows += [(side, plan.fusion.merged, None), (side, 1, None)]
     table = pd.DataFrame(rows, columns=["size", "channels", "channels_per_dilation"])
     return table.astype({"channels": "Int64"})
+
+
+def without_stem(plan: ChannelPlan) -> ChannelPlan:
+    """The plan with the 17 blocks that Table 2 prints: its 3x3 block is the first of stage 1's three."""
+    return replace(plan, blocks=plan.blocks[:1] + plan.blocks[2:], stages=(plan.stages[0] - 1, *plan.stages[1:]))
 
 
 def count(model: CSNet) -> dict[str, float]:

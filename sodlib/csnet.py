@@ -158,8 +158,9 @@ class CSNet(nn.Module):
 
 
 def csnet(width: float = 1.0, split: str = "5/5", stages: str = "2-4") -> CSNet:
-    """CSNet with fixed channels: `width` 1 to 2, `split` C_H/C_L of the ILBlocks, `stages` that the fusion
-    takes (paper, Tables 5, 6 and 11). Random weights. Raises SodlibError for an unknown name."""
+    """CSNet with fixed channels: `width` 1 to 100 (in the paper to 2), `split` C_H/C_L of the ILBlocks, `stages` that
+    the fusion takes (paper, Tables 5, 6 and 11). Random weights. Raises SodlibError for an unknown name or another
+    width."""
     return CSNet(plan_channels("csnet", width, split, stages))
 
 

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from .data import WHOLE
 from .description import CENTRE, Run
 from .errors import SodlibError
-from .metrics import drawn_scores, interval, resample
+from .metrics import drawn_scores, interval, mean_over_seeds, resample
 from .plots import LABELS
 from .presets import Preset
 from .records import Record
@@ -28,7 +28,7 @@ KNOWS_MORE = 0.005
 @dataclass(frozen=True)
 class Estimate:
     """A number with the ends of its 95 % interval; NaN where its runs are not recorded. `luck`: of a difference, what
-    could come from seeds that the interval does not know. `blind`: one of its networks has learned no more than where
+    could come from the seeds alone. `blind`: one of its networks has learned no more than where
     objects usually lie."""
 
     value: float
@@ -44,7 +44,7 @@ class Estimate:
 
     @property
     def sign(self) -> str:
-        """Of a difference: "higher", "lower", "not told apart" where the interval holds zero, "within a seed's luck"
+        """Of a difference: "higher", "lower", "not told apart" where the interval holds zero, "within the seeds' luck"
         where it is smaller than that, "not known with one seed" where that is not known, "no more than the mean mask"
         of a blind network, which says nothing of how it is built, or "not recorded"."""
         if np.isnan(self.value):
@@ -56,7 +56,7 @@ class Estimate:
         if np.isnan(self.luck):
             return "not known with one seed"
         if abs(self.value) < self.luck:
-            return "within a seed's luck"
+            return "within the seeds' luck"
         return "higher" if self.value > 0 else "lower"
 
     def __str__(self) -> str:
@@ -123,7 +123,9 @@ class Evidence:
 
     def difference(self, first: Run, second: Run, measure: str = "max_f") -> Estimate:
         """How far the first lies above the second, paired: every draw takes the same images for both, and seeds by
-        pairs. With one seed, two trainings also differ by its luck. Blind where the item has the mean mask to tell."""
+        pairs. Two trainings also differ by the luck of their seeds: `luck` for one seed each, less by the root of their
+        number for several; of three seeds alone the interval knows too little. Blind where the item has the mean mask
+        to tell."""
         # Where one of the two is not recorded there is no pair.
         pairs = zip(self.of(first), self.of(second), strict=False)
         estimate = self._estimate([self._drawn(one)[measure] - self._drawn(other)[measure] for one, other in pairs])
@@ -131,9 +133,13 @@ class Evidence:
         if self.records.get(CENTRE) and len(networks) == 2 and not all(map(self.knows_more, networks)):
             estimate = replace(estimate, blind=True)
         trainings = {replace(run, pruning=None, activation_map="") for run in networks}
-        if len(self.seeds) > 1 or len(trainings) < 2:
+        if len(trainings) < 2:
             return estimate
-        return replace(estimate, luck=self.luck.get((self.test_set, measure), np.nan))
+        return replace(estimate, luck=self._luck(measure, unknown=np.nan if len(self.seeds) == 1 else 0.0))
+
+    def _luck(self, measure: str, unknown: float) -> float:
+        """What seeds alone can do to a difference of two trainings' means."""
+        return self.luck.get((self.test_set, measure), unknown) / np.sqrt(len(self.seeds))
 
     def knows_more(self, run: Run) -> bool:
         """Whether a network has learned more than where objects usually lie."""
@@ -219,8 +225,8 @@ class Evidence:
         settings = self.preset
         budget = f"{self.steps:,} steps of {settings.batch} at {settings.size} × {settings.size}"
         recorded = sum(map(bool, self.records.values()))
-        luck = self.luck.get((self.test_set, "max_f")) if len(self.seeds) == 1 and not self.of_classifiers else None
-        seeds += f" (two seeds may differ by {luck:.3f} in max F)" if luck else ""
+        luck = 0.0 if self.of_classifiers else self._luck("max_f", unknown=0.0)
+        seeds += f" (seeds alone may make a difference of {luck:.3f} in max F)" if luck else ""
         left = "" if recorded == len(self.records) else f"; {recorded} of {len(self.records)} runs recorded so far"
         return f"preset {settings.name} ({budget}); {self.where}; {seeds}{left}"
 
@@ -258,10 +264,8 @@ class Evidence:
         # The last draw is every image once: the value itself.
         values = np.stack(by_seed)
         draws = values[:, :-1]
-        if len(values) > 1:
-            chosen = np.random.default_rng(0).integers(len(values), size=draws.shape)
-            draws = np.take_along_axis(draws, chosen, 0)
-        return Estimate(float(values[:, -1].mean()), *interval(draws.mean(0)))
+        chosen = np.random.default_rng(0).integers(len(values), size=draws.shape)
+        return Estimate(float(values[:, -1].mean()), *interval(mean_over_seeds(draws, chosen)))
 
 
 def epochs_to(by_seed: np.ndarray, level: float) -> float:

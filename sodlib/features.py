@@ -12,6 +12,9 @@ from .csnet import CSNet
 from .decay import block_units, gammas
 from .octconv import MultiScale
 
+#: Images of the validation split on which the deviation of a recorded network's channels is taken.
+DEVIATION_IMAGES = 16
+
 
 def gamma_vectors(model: CSNet) -> dict[str, np.ndarray]:
     """The batch norm scales inside the ILBlocks by name, `[C]` each."""

@@ -33,7 +33,7 @@ from .study import (
     Pruning,
     replace,
 )
-from .verdicts import Entry, beside, in_words, joined, no_loss, same_sign, verdict
+from .verdicts import ASIDE, Entry, beside, in_words, joined, no_loss, same_sign, verdict
 
 #: The items of the study that the ledger rests on.
 ITEMS = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Section 3.2",
@@ -53,8 +53,12 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
     fused = {stages: replace(X2, stages=stages, pruning=REDUNDANT) for stages in ("4", "3-4", "2-4", "1-4")}
     filters = {name: Pruning(name, parameters=FILTER_SIZE) for name in ("l1", "geometric-median")}
     tuned, linear = TRANSFERS["all"], TRANSFERS["linear"]
-    of_table6 = {"Extractor": Run(network="extractor"), "Vanilla": found["Table 6"].chosen(VANILLA)}
-    of_table6 |= {"CSNet ×1": x1, "CSNet ×2": X2}
+    of_table6 = {
+        f"{words} {split}": Run(network=network, split=split)
+        for network, words in (("extractor", "Extractor"), ("csnet", "CSNet"))
+        for split in SPLITS
+    }
+    of_table6 |= {"Vanilla 5/5": found["Table 6"].chosen(VANILLA), "CSNet ×2": X2}
 
     def pruned(run: Run) -> Run:
         return replace(run, pruning=REDUNDANT)
@@ -74,9 +78,10 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         signs = tuple(map(no_loss, ours))
         return Entry(in_words([name for name, *_ in rows], ours, signs), signs, page, section, item, cause)
 
-    sized, structure = found[PUBLISHED_SIZES], claims.structure(x1, X2)
+    sized = found[PUBLISHED_SIZES]
     sizes = {f"×{run.width:g}, {size}": (smaller[run], smaller[replace(run, decay="standard")])
              for run, size, smaller in ((x1, "94K", AT_SIZE), (x1, "47K", HALVES), (X2, "141K", AT_SIZE))}  # fmt: skip
+    cuts = {f"×{run.width:g}, pruned over whole": (AT_SIZE[run], run) for run in (x1, X2)}
     whole = {f"×{run.width:g}": (run, replace(run, decay="standard")) for run in (x1, X2)}
     same = found[POSITION].preset == found["Table 11"].preset
     lost = claims.position(found[POSITION]) if same else ""
@@ -93,8 +98,8 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         "headline": at(COMPARED_WITH, "Scored here with their authors' weights", claims.headline(trained)),
         "compression": at(TRAINING, "The longest trainings at the paper's sizes, and with the overlap loss",
                           claims.compression(found[HEADLINE], sized)),
-        "table01": at(ARCHITECTURE, "Table 1: the cross-stage fusion", structure),
-        "table02": at(ARCHITECTURE, "Table 2: the extractor", structure),
+        "table01": at(ARCHITECTURE, "Table 1: the cross-stage fusion", claims.fusion()),
+        "table02": at(ARCHITECTURE, "Table 2: the extractor", claims.extractor()),
         "table03": compared("Table 3", CLASSES, "From saliency to classes (Table 3)", [
             ("fusion over stage 4", 0.121, TRANSFERS["fusion"], TRANSFERS["stage4"], "accuracy"),
             ("stage 4 over stage 1", 0.147, TRANSFERS["stage4"], TRANSFERS["stage1"], "accuracy"),
@@ -104,7 +109,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
             ("stages 2-4 over 4", 0.016, fused["2-4"], fused["4"]),
             ("2-4 over 3-4", 0.006, fused["2-4"], fused["3-4"]),
             ("1-4 over 2-4", 0.002, fused["1-4"], fused["2-4"]),
-        ], budget(found["Table 5"], {f"the network that fuses {stages}": run.parent for stages, run in fused.items()})),
+        ], budget(found["Table 5"], {f"CSNet ×2 fusing {stages}": run.parent for stages, run in fused.items()})),
             claims.costs(found["Table 5"], fused)),
         "table06": joined(
             compared("Table 6", TRAINING, "Blocks, splits, fusion, learned channels (Table 6)", [
@@ -122,13 +127,13 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
             for words, name, printed in (
                 ("filter norm", "l1", 0.007), ("geometric median", "geometric-median", 0.009))
         ]),
-        "table10": at(PRUNING, "A threshold, and fixed ratios (Table 10)", claims.thresholds(found["Table 10"])),
-        "table11": joined(
+        "table10": at(PRUNING, "A threshold, and fixed ratios (Table 10)", claims.thresholds(found["Table 10"], sized)),
+        "table11": beside(sized, "at the published sizes", cuts, "max_f", joined(
             kept("Table 11", PRUNING, "Widths before and after pruning (Table 11)", [
                 (f"×{run.width:g}, pruned over whole", pruned(run), run) for run in (x1, X2)], BUDGET + lost),
             compared("Table 11", PRUNING, "", [("pruned ×2 over pruned ×1", 0.016, pruned(X2), pruned(x1))]),
             claims.size(found["Table 11"], "pruned ×2 and ×1", pruned(X2), pruned(x1), claims.LARGER),
-        ),
+        )),
         "figure04": at(TRAINING, "How evenly the channels respond (Figure 4)", claims.deviation(found["Figure 4"])),
         "figure05": at(TRAINING, "The distribution of gamma (Figure 5)", claims.gap(found["Figure 5"])),
         "figure08": categories,
@@ -174,11 +179,15 @@ def ledger(
             rows.append(row | {"here": UNTESTABLE[claim.id], "verdict": verdict(())})
             continue
         item = found.get(entry.item)
-        made = {"preset": item.preset.name, "seeds": len(item.seeds), "test images": item.images} if item else {}
+        made = {"preset": item.preset.name, "seeds": len(item.seeds)} if item else {}
+        if item and entry.scored:
+            made["test images"] = item.images
         if more := repeated.get(entry.item):
             there = again[claim.id]
             made["verdict with more seeds"] = f"{more.preset.name}, {len(more.seeds)} seeds: {verdict(there.signs)}"
-            made["here with more seeds"] = there.ours + (f"; why: {there.cause}" if there.cause else "")
+            made["here with more seeds"] = there.ours.partition(ASIDE)[0] + (
+                f"; why: {there.cause}" if there.cause else ""
+            )
         page, cause = (
             {"page": entry.page, "section": entry.section},
             "" if verdict(entry.signs) == "reproduced" else entry.cause,

@@ -141,6 +141,15 @@ def resample(images: int, resamples: int, seed: int = 0) -> np.ndarray:
     return random.multinomial(images, [1 / images] * images, resamples) / images
 
 
+def mean_over_seeds(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The mean over seeds of `[seeds, draws]` values, where every draw also draws the seeds, `chosen`, with
+    replacement. n seeds so drawn have (n - 1) / n of the variance that n new ones would have, which is made up for."""
+    if len(values) == 1:
+        return values[0]
+    means, drawn = values.mean(0), np.take_along_axis(values, chosen, 0).mean(0)
+    return means + np.sqrt(len(values) / (len(values) - 1)) * (drawn - means)
+
+
 def f_of_draws(result: Mapping[str, Any], weights: np.ndarray) -> np.ndarray:
     """F over the thresholds in every draw, `[resamples, T]`, by the protocol of the result."""
     precision, recall = (result["per_image"][name] for name in ("precision", "recall"))

@@ -17,9 +17,9 @@ from .channels import Split
 
 MultiScale = list[Tensor | None]
 
-#: Factor on the stored weight of every convolution that is not a gOctConv proper. The paper does not
-#: mention it. A batch norm follows, so it is the same as an epsilon of 1e-9 in that norm instead of 1e-5: weights that
-#: the decay has made small are still normalised. (Page 09 checks it.)
+#: Factor on the stored weight of every depthwise, dilated and single-scale convolution; the gOctConvs proper and the
+#: prediction layer have none. The paper does not mention it. A batch norm follows, so it is the same as an epsilon of
+#: 1e-9 in that norm instead of 1e-5: weights that the decay has made small are still normalised. (Page 09 checks it.)
 WEIGHT_FACTOR = 100.0
 
 

@@ -15,11 +15,17 @@ def provenance(found: Iterable[Evidence]) -> str:
     for evidence in found:
         by_budget.setdefault(_budget(evidence), []).append(evidence)
     return "\n\n".join(
-        f"{budget} Made on {'; '.join(sorted(set().union(*map(_machines, several))))}. Shown from it (seeds): "
+        f"{budget} Made on {_made_on(several)} Shown from it (seeds): "
         + ", ".join(f"{evidence.item} ({', '.join(map(str, evidence.seeds))})" for evidence in several)
         + "."
         for budget, several in by_budget.items()
     )
+
+
+def _made_on(several: Iterable[Evidence]) -> str:
+    machines = sorted(set().union(*map(_machines, several)))
+    mixed = any("NVIDIA" in machine for machine in machines)
+    return f"{'; '.join(machines)}{' (GPUs with bfloat16 forward passes, processors in float32)' if mixed else ''}."
 
 
 def _machines(evidence: Evidence) -> set[str]:

@@ -9,6 +9,7 @@ section 6.3; Tables 9 and 10.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -147,13 +148,17 @@ def keep(
     """What to keep by a criterion: channels that reach a threshold, a share of every layer, or what brings the network
     nearest to a number of parameters. `ranking` says which: by "layer", the same share of every layer (the fixed
     ratios of Table 10, the sizes of Table 9); over the "network", one threshold. Raises SodlibError where not just one
-    of the three is given, the ranking is neither, or the network has no ILBlocks."""
+    of the three is given or it is out of range, the ranking is neither, or the network has no ILBlocks."""
     if not isinstance(model, CSNet):
         raise SodlibError("only networks of ILBlocks can be pruned: a CSNet, an Extractor, a Vanilla")
     if ranking not in RANKINGS:
         raise SodlibError(f"unknown ranking {ranking!r}; choose one of {', '.join(RANKINGS)}")
     if sum(choice is not None for choice in (threshold, share, parameters)) != 1:
         raise SodlibError("give one of: a threshold, a share of the channels to keep, a number of parameters")
+    if threshold is not None and not math.isfinite(threshold):
+        raise SodlibError(f"the threshold {threshold} is no number that a score could reach; give a finite one")
+    if parameters is not None and parameters < 1:
+        raise SodlibError(f"{parameters} parameters are no network; give a number above 0")
     channel_scores = scores(model, criterion)
     if threshold is not None:
         return keep_above(channel_scores, threshold)

@@ -18,6 +18,7 @@ from .channels import plan_channels
 from .data import SaliencySet
 from .description import Run
 from .errors import SodlibError
+from .features import DEVIATION_IMAGES
 from .making import Making
 from .mean_mask import MEAN_MASK
 from .presets import Preset
@@ -27,9 +28,6 @@ from .roles import Roles, opened, roles_of
 from .scoring import classified, describe, localised, scored
 from .training import assist
 from .unfinished import Checkpoint, Paused
-
-#: Images of the validation split on which the channels' deviation is taken (Figure 4).
-DEVIATION_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def _assist(chain: Mapping[str, Run], preset: str, where: Surroundings) -> None:
         run = chain[key]
         settings = run.settings(preset)
         roles = roles_of(run, settings, where.root)
-        with _memory_named(f"process {distributed.part()[0]}"):
+        with memory_named(f"process {distributed.part()[0]}"):
             pixels = opened(settings.load(roles.train, where.root), run, roles, where.root).near(_device())
             assist(model.to(_device()), pixels, recipe, optimizer)
 
@@ -139,7 +137,7 @@ def _obtain(run: Run, preset: str, where: Surroundings, weights: bool) -> Record
         if record := found():
             return record
         try:
-            with _memory_named(key):
+            with memory_named(key):
                 return _make(run, parent, settings, roles, sets, where)
         finally:
             where.observer.close()
@@ -204,14 +202,14 @@ def _device() -> torch.device:
 
 
 @contextmanager
-def _memory_named(who: str) -> Iterator[None]:
-    """Say in one sentence where memory ran out."""
+def memory_named(who: str, advice: str = "run fewer --jobs at once or a smaller network") -> Iterator[None]:
+    """Say in one sentence where memory ran out, and what to do. Raises SodlibError for that alone."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        raise SodlibError(f"{who}: memory ran out; run fewer --jobs at once or a smaller network") from error
+        raise SodlibError(f"{who}: memory ran out; {advice}") from error
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import labels
 from .errors import SodlibError
-from .metrics import drawn_scores, interval, resample
+from .metrics import drawn_scores, interval, mean_over_seeds, resample
 from .records import Record
 
 #: A category with fewer test images is not shown: its F would move with every one of them.
@@ -96,8 +96,8 @@ def sensitivity(
     shown = _shown(baseline[0], test_set)
     members = {name: np.flatnonzero(shown == name) for name in dict.fromkeys((*labels.CATEGORIES, *labels.UNSEEN))}
     members = {name: found for name, found in members.items() if len(found) >= fewest}
-    seeds = np.random.default_rng(0).integers(len(baseline), size=(resamples, len(baseline)))
-    seeds = np.concatenate([seeds, np.arange(len(baseline))[None]])
+    seeds = np.random.default_rng(0).integers(len(baseline), size=(len(baseline), resamples))
+    seeds = np.concatenate([seeds, np.arange(len(baseline))[:, None]], 1)
     before_images = [record.by_image(test_set) for record in baseline]
     by_row = [[record.by_image(test_set) for record in found] for found in without.values()]
     draws = np.empty((resamples + 1, len(without), len(members)))
@@ -106,7 +106,7 @@ def sensitivity(
         before = _drawn(before_images, chosen, weights)
         for row, found in enumerate(by_row):
             change = _drawn(found, chosen, weights) / before - 1
-            draws[:, row, column] = 100 * np.take_along_axis(change, seeds, 1).mean(1)
+            draws[:, row, column] = 100 * mean_over_seeds(change.T, seeds)
     return Sensitivity(draws, tuple(without), tuple(members), tuple(map(len, members.values())))
 
 

@@ -27,6 +27,8 @@ from .unfinished import Checkpoint, Paused
 
 #: The learning rate falls to a tenth after these shares of the steps: epochs 200 and 250 of 300.
 MILESTONES = (2 / 3, 5 / 6)
+#: That of torch, which the release leaves as it is.
+ADAM_EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
@@ -65,26 +67,32 @@ def learning_rate_at(step: int, steps: int, base: float) -> float:
     return base * 0.1 ** sum(step >= milestone * steps for milestone in MILESTONES)
 
 
-def redundant_scale(
-    rate: float,
-    steps: int,
-    weight: float = STANDARD_WEIGHT,
-    schedule: int | None = None,
-    beta2: float = BETAS[1],
-) -> np.ndarray:
-    """The path `[steps]` of |gamma| from 1 where no loss holds it: only decay, through Adam, along the learning rate
-    schedule of `schedule` steps (default: `steps`). Redundant channels follow it whatever the weight, since Adam
-    divides by the gradient's own size. In float64: as the path swings around zero, rounding alone would
-    move its end from one CPU to another."""
-    gamma = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
-    optimizer = torch.optim.Adam([gamma], lr=rate, betas=(BETAS[0], beta2), weight_decay=weight)
+def redundant_scale(rate: float, steps: int, weight: float = STANDARD_WEIGHT, beta2: float = BETAS[1]) -> np.ndarray:
+    """The path `[steps]` of |gamma| from 1 where no loss holds it: only the decay, through Adam, along the learning
+    rate schedule.
+
+    Adam divides by the gradient's own size, so that down to about the rate the path is the same whatever the weight.
+    Then it swings around zero, the longer the heavier the decay, until Adam's epsilon is no longer small beside the
+    gradient. In Python's own numbers, since rounding alone would move its end from one processor to another.
+    """
+    gamma, first, second, power1, power2 = 1.0, 0.0, 0.0, 1.0, 1.0
     path = np.empty(steps)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate_at(step, schedule or steps, rate)
-        gamma.grad = torch.zeros_like(gamma)
-        optimizer.step()
-        path[step] = abs(gamma.item())
+        gradient = weight * gamma
+        first += (1 - BETAS[0]) * (gradient - first)
+        second = beta2 * second + (1 - beta2) * gradient * gradient
+        power1, power2 = power1 * BETAS[0], power2 * beta2
+        moved = first / (1 - power1) / (math.sqrt(second / (1 - power2)) + ADAM_EPSILON)
+        gamma -= learning_rate_at(step, steps, rate) * moved
+        path[step] = abs(gamma)
     return path
+
+
+def stays_below(path: np.ndarray, value: float) -> float:
+    """After how many steps a path is below a value for good; NaN where it ends above."""
+    above = np.flatnonzero(path >= value)
+    steps = above[-1] + 1 if len(above) else 0
+    return float(steps) if steps < len(path) else np.nan
 
 
 def train(

@@ -30,7 +30,7 @@ def verdict(signs: Sequence[str]) -> str:
 
 def no_loss(difference: Estimate, margin: float = MARGIN) -> str:
     """How a difference stands to the claim that nothing is lost: as in the paper where the whole interval lies above
-    -margin, opposite where it lies below; a seed's luck widens it."""
+    -margin, opposite where it lies below; the seeds' luck widens it."""
     if np.isnan(difference.value):
         return "not recorded"
     if difference.blind or np.isnan(difference.luck):
@@ -100,17 +100,22 @@ def differences_of(item: Evidence, pairs: Mapping[str, tuple[Run, Run]]) -> pd.D
 
 def same_sign(printed: float | None, ours: Estimate) -> str:
     """How a difference of ours stands to the paper's: "as in the paper", "opposite", or "not told apart" from zero;
-    where the paper prints none or zero, only "higher" or "lower"; "within a seed's luck"; "not recorded" without
+    where the paper prints none or zero, only "higher" or "lower"; "within the seeds' luck"; "not recorded" without
     ours."""
     if not printed or np.isnan(printed) or ours.sign not in ("higher", "lower"):
         return ours.sign
     return AGREES if (ours.value > 0) == (printed > 0) else OPPOSITE
 
 
+#: What comes behind it in an entry is no part of the verdict.
+ASIDE = "; no part of the verdict"
+
+
 @dataclass(frozen=True)
 class Entry:
     """What the records say of one claim: `ours` in words with intervals, the `signs` of its parts, the study's `item`
-    (its preset, seeds and images), where to read more (`page`, `section`), and why it may differ."""
+    (its preset, seeds and, where it is `scored`, test images), where to read more (`page`, `section`), and why it may
+    differ."""
 
     ours: str
     signs: tuple[str, ...]
@@ -118,6 +123,7 @@ class Entry:
     section: str = ""
     item: str = ""
     cause: str = ""
+    scored: bool = True
 
 
 def joined(first: Entry, *others: Entry) -> Entry:
@@ -132,7 +138,7 @@ def beside(item: Evidence, what: str, rows: Mapping[str, tuple[Run, Run]], measu
     estimates = {name: str(item.difference(*runs, measure)) for name, runs in rows.items()}
     shown = ", ".join(f"{name} {estimate}" for name, estimate in estimates.items() if estimate)
     seeds = f"{len(item.seeds)} seed{'s' if len(item.seeds) > 1 else ''}"
-    more = f"; no part of the verdict: at {item.preset.name}, {what}, {seeds}: {shown}"
+    more = f"{ASIDE}: at {item.preset.name}, {what}, {seeds}: {shown}"
     return replace(entry, ours=entry.ours + more) if shown else entry
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import zeros
 
 from sodlib import __main__ as command
-from sodlib import checkpoints, networks, records
+from sodlib import checkpoints, networks, prediction, records
 from sodlib.channels import plan_channels
 from sodlib.classifier import Classifier
 
@@ -140,6 +140,16 @@ def test_study_list_and_data_check(capfd, tmp_path):
     assert code == 0 and "150" in out
 
 
+def test_too_large_an_input_size_is_told_in_one_sentence(capfd, tmp_path, model, photograph, monkeypatch):
+    def starved(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 120000000000 bytes")
+
+    monkeypatch.setattr(prediction, "to_input", starved)
+    for arguments in (("predict", photograph, "--model", model), ("evaluate", model, "cutouts/test")):
+        code, _, complaint = sodlib(capfd, *arguments, "--size", "100000")
+        assert code == 2 and "give a smaller --size" in complaint and complaint.count("\n") == 1
+
+
 def test_mistakes_get_one_sentence(capfd, tmp_path, model, photograph):
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(photograph.read_bytes()[:200])
@@ -168,6 +178,13 @@ def test_mistakes_get_one_sentence(capfd, tmp_path, model, photograph):
         (("evaluate", model, "ECSSD", "--data", tmp_path / "no"), "no folder"),
         (("prune", model, "-o", tmp_path / "p.safetensors"), "give one of: a threshold, a share"),
         (("prune", model, "--share", "9", "-o", tmp_path / "p.safetensors"), "the share of channels"),
+        (("prune", model, "--threshold", "nan", "-o", tmp_path / "p.safetensors"), "threshold nan"),
+        (("prune", model, "--parameters", "0", "-o", tmp_path / "p.safetensors"), "0 parameters"),
+        (("evaluate", tmp_path / "empty", "cutouts/test", "--size", "64"), "leave out --size"),
+        (("evaluate", model, "cutouts/test", "--record", "x", "--size", "0"), "leave out --size"),
+        (("evaluate", model, "cutouts/test", "--record", "x", "--protocol", "pysodmetrics"), "leave out --size"),
+        (("train", "--network", "vanilla", "--stages", "4", "--results", tmp_path / "r"), "has no fusion"),
+        (("train", "--width", "101", "--results", tmp_path / "r"), "from 1, the base network, to 100"),
         (("train", "--split", "2/2", "--preset", "smoke", "--results", tmp_path / "r"), "2/2"),
         (("train", *enet, "--preset", "smoke", "--results", tmp_path / "r"), "no stages"),
         (("reproduce", "77"), "77"),

@@ -215,12 +215,21 @@ def test_every_row_of_the_papers_tables_has_its_run():
         study.runs_of("Table 99")
 
 
-def test_a_small_difference_of_single_seeds_is_luck():
+def test_a_small_difference_is_luck():
     estimate = Estimate(0.02, 0.01, 0.03, luck=0.05)
-    assert estimate.sign == "within a seed's luck" == same_sign(0.02, estimate)
+    assert estimate.sign == "within the seeds' luck" == same_sign(0.02, estimate)
     assert Estimate(0.06, 0.05, 0.07, luck=0.05).sign == "higher"
     assert Estimate(0.02, -0.01, 0.03, luck=0.05).sign == "not told apart"
     assert Estimate(0.02, 0.01, 0.03, luck=np.nan).sign == "not known with one seed"
+
+
+def test_drawn_seeds_vary_as_much_as_new_ones_would():
+    """Without images to draw, the variance of the draws is that of a mean: the unbiased variance over the number."""
+    scores = np.array([0.60, 0.62, 0.67])
+    chosen = np.random.default_rng(0).integers(3, size=(3, 200_000))
+    drawn = metrics.mean_over_seeds(np.repeat(scores[:, None], 200_000, 1), chosen)
+    assert drawn.mean() == pytest.approx(scores.mean(), abs=1e-3)
+    assert drawn.var() == pytest.approx(scores.var(ddof=1) / 3, rel=0.01)
 
 
 def test_what_seeds_do_is_pooled_over_trainings():
@@ -234,10 +243,12 @@ def test_what_seeds_do_is_pooled_over_trainings():
     assert seed_luck(trainings[:1]) == {}, "one training is not enough"
 
 
-def test_luck_counts_between_trainings_of_one_seed():
+def test_luck_counts_between_trainings():
     single = replace(evidence([Recorded()], [Recorded()]), luck={("ECSSD", "max_f"): 0.05})
     assert single.difference(FIRST, SECOND).luck == 0.05 and np.isnan(single.difference(FIRST, SECOND, "mae").luck)
-    assert evidence([Recorded()] * 2, [Recorded()] * 2, seeds=(0, 1)).difference(FIRST, SECOND).luck == 0
+    several = replace(evidence([Recorded()] * 4, [Recorded()] * 4, seeds=(0, 1, 2, 3)), luck=single.luck)
+    assert several.difference(FIRST, SECOND).luck == 0.025, "half as much for the means of four seeds"
+    assert several.difference(FIRST, SECOND, "mae").luck == 0, "where it is not known, the interval has the seeds"
     pruned = Run(pruning=study.REDUNDANT)
     of_one_training = replace(single, records={FIRST: (Recorded(),), pruned: (Recorded(),)})
     assert of_one_training.difference(pruned, FIRST).luck == 0

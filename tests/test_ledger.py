@@ -34,7 +34,7 @@ from sodlib.verdicts import AGREES, OPPOSITE, no_loss, verdict
         ([AGREES, "not told apart"], "partly"),
         ([AGREES, OPPOSITE], "partly"),
         (["not told apart", OPPOSITE], "not reproduced"),
-        (["within a seed's luck"], "open"),
+        (["within the seeds' luck"], "open"),
         (["not recorded"], "open"),
         ([], "not testable here"),
     ],

@@ -22,7 +22,7 @@ from sodlib.prediction import quantise
 from sodlib.presets import EVIDENCE, FIRST_FAST, PRESETS, PUBLISHED_RATE, PUBLISHED_STEPS
 from sodlib.runs import Surroundings
 from sodlib.study import STUDY
-from sodlib.training import Recipe, learning_rate_at, redundant_scale, seed_everything, train, validate
+from sodlib.training import Recipe, learning_rate_at, redundant_scale, seed_everything, stays_below, train, validate
 from sodlib.unfinished import Checkpoint, Paused
 
 
@@ -379,8 +379,25 @@ def test_pages_write_beside_the_evidence(tmp_path):
         Page(data=str(tmp_path / "nothing"))
 
 
+def test_a_redundant_scale_goes_the_way_of_adam():
+    gamma = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    adam = torch.optim.Adam([gamma], lr=3e-3, betas=(0.9, 0.95), weight_decay=0.02)
+    path = redundant_scale(3e-3, 600, 0.02, 0.95)
+    for step in range(600):
+        adam.param_groups[0]["lr"] = learning_rate_at(step, 600, 3e-3)
+        gamma.grad = torch.zeros_like(gamma)
+        adam.step()
+        assert abs(gamma.item()) == pytest.approx(path[step], rel=1e-9, abs=1e-12)
+    assert path[-1] < 0.1, "it has come some way"
+
+
+def test_a_path_is_below_a_value_where_it_stays_there():
+    path = np.array([1.0, 0.1, 0.5, 0.2, 0.1])
+    assert stays_below(path, 0.4) == 3 and stays_below(path, 2.0) == 0 and np.isnan(stays_below(path, 0.1))
+
+
 def test_a_redundant_scale_vanishes_by_the_published_schedule_only():
-    published = redundant_scale(PUBLISHED_RATE, 12_000, schedule=PUBLISHED_STEPS)
+    published = redundant_scale(PUBLISHED_RATE, PUBLISHED_STEPS)
     assert published[9_000] > 0.05 and published[-1] < 1e-20
     assert redundant_scale(PUBLISHED_RATE, 3000, weight=0.5)[2999] == pytest.approx(published[2999], abs=0.1)
     assert redundant_scale(3e-3, 750)[-1] > 1e-2

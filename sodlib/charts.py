@@ -232,7 +232,7 @@ def looks(photographs: Sequence[tuple[str, np.ndarray]], maps: Mapping[str, Sequ
     9)."""
     columns = 1 + len(maps)
     heights = [min(1.0, photograph.shape[0] / photograph.shape[1]) for _, photograph in photographs]
-    height = 0.5 + 1.45 * sum(heights)
+    height = 0.65 + 1.45 * sum(heights)
     # Placed by hand: the layout engine's last bits differ from run to run, and with them the SVG.
     figure, axes = plt.subplots(
         len(heights),
@@ -243,7 +243,7 @@ def looks(photographs: Sequence[tuple[str, np.ndarray]], maps: Mapping[str, Sequ
         layout="none",
         gridspec_kw={"wspace": 0.06, "hspace": 0.06},
     )
-    figure.subplots_adjust(0.22, 0.1 / height, 0.99, 1 - 0.45 / height)
+    figure.subplots_adjust(0.22, 0.25 / height, 0.99, 1 - 0.45 / height)
     for row, (title, photograph) in enumerate(photographs):
         axes[row, 0].imshow(photograph)
         axes[row, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)

@@ -199,9 +199,9 @@ def thresholds(item: Evidence, sized: Evidence) -> Entry:
     spread = size(item, f"thresholds {IN_GAP[1]:g} and {IN_GAP[0]:g}", largest, smallest, ALIKE)
     effect = Entry(in_words(["max F of the second over the first"], [lost], [sign := no_loss(lost)]), (sign,))
     cuts, at_size = {f"threshold {IN_GAP[0]:g}": smallest}, AT_SIZE[X2]
-    if (sized.preset, sized.seeds) == (item.preset, item.seeds):
+    item = item.with_runs_of(sized)
+    if at_size in item.records:
         cuts[f"the threshold that leaves {thousands(at_size.pruning.parameters)}"] = at_size
-        item = replace(item, records={**item.records, at_size: sized.of(at_size)})
     pairs = {f"{name} over the fixed ratio of {thousands(left)}": (run, ratio)
              for name, run in cuts.items() for left, ratio in ratios.items()}  # fmt: skip
     over = [item.difference(*pair) for pair in pairs.values()]

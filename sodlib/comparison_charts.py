@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
@@ -18,7 +20,7 @@ from .plots import COLORS, FULL_WIDTH, PALETTE
 _STARTS = {"from scratch": COLORS["paper"], "ImageNet": COLORS["ours"]}
 
 #: Where the label of a point may stand, in points across and up.
-_BESIDE = tuple((across, up) for up in (3, -3, 14, -14) for across in (5, -5))
+_BESIDE = tuple((across, up) for up in (3, -3, 8, -8, 14, -14) for across in (5, -5, 0) if across or abs(up) > 3)
 
 
 def convergence(panels: Mapping[str, Mapping[str, np.ndarray]], measured: str) -> Figure:
@@ -73,24 +75,38 @@ def sizes_and_scores(panels: Mapping[str, Mapping[str, pd.DataFrame]], mean_mask
 
 
 def _part_labels(axis: Axes) -> None:
-    """Move each label to the first place beside its point where it covers no other label and no point, and stays inside
-    the axes; above and to the right where there is none."""
+    """Move each label to the first place beside its point where it covers no other label, no point, interval or front,
+    and stays inside the axes; to the least covered one where there is none."""
     labels = sorted((text for text in axis.texts if not text.get_rotation()), key=lambda text: -text.xy[1])
     points = axis.transData.transform([text.xy for text in labels]) if labels else []
-    taken = [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for x, y in points]
+    # Wider than a point, or a label might seem to be that of the one it ends at.
+    taken = [Bbox.from_extents(x - 9, y - 4, x + 9, y + 4) for x, y in points]
+    for line in axis.lines:
+        if line.get_linestyle() == ":":
+            corners = axis.transData.transform(line.get_xydata())
+            for start, end in pairwise(corners):
+                steps = np.linspace(start, end, 2 + int(np.hypot(*(end - start)) / 6))
+                taken += [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in steps]
     for container in axis.containers:  # the intervals
         for ends in container.lines[2][0].get_segments():
             (x, low), (_, high) = axis.transData.transform(ends)
             taken.append(Bbox.from_extents(x - 3, low, x + 3, high))
-    for text in labels:
-        for across, up in (*_BESIDE, _BESIDE[0]):
-            text.set(ha="left" if across > 0 else "right", va="bottom" if up > 0 else "top")
-            text.xyann = across, up
-            box = text.get_window_extent()
-            inside = axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1
-            if inside and not any(box.overlaps(other) for other in taken):
-                break
-        taken.append(box)
+    for own, text in zip(points, labels, strict=True):
+        others = [box for box in taken if not box.contains(*own)]
+        places = []
+        for place in _BESIDE:
+            box = _put(text, place)
+            outside = box.x0 < axis.bbox.x0 or box.x1 > axis.bbox.x1
+            places.append((1000 * outside + sum(box.overlaps(other) for other in others), place))
+        taken.append(_put(text, min(places, key=lambda one: one[0])[1]))
+
+
+def _put(text: Annotation, place: tuple[int, int]) -> Bbox:
+    """Put a label there, from its point, and say what it covers."""
+    across, up = place
+    text.set(ha="left" if across > 0 else "right" if across < 0 else "center", va="bottom" if up > 0 else "top")
+    text.xyann = place
+    return text.get_window_extent()
 
 
 def _layer(axis: Axes, layer: pd.DataFrame, name: str, color: str, mark: str) -> None:

@@ -82,6 +82,11 @@ class Evidence:
             raise SodlibError(f"{self.item} has no run {run.key(self.preset.name)}; declare it in sodlib/study.py")
         return self.records[run]
 
+    def with_runs_of(self, other: Evidence) -> Evidence:
+        """With the records of another item beside its own, where both have the same preset and seeds; else as it is."""
+        alike = (other.preset, other.seeds) == (self.preset, self.seeds)
+        return replace(self, records={**other.records, **self.records}) if alike else self
+
     @property
     def test_set(self) -> str:
         """The set that the numbers are from: the first that the preset asks for, or that of the classifiers."""
@@ -135,11 +140,13 @@ class Evidence:
         trainings = {replace(run, pruning=None, activation_map="") for run in networks}
         if len(trainings) < 2:
             return estimate
-        return replace(estimate, luck=self._luck(measure, unknown=np.nan if len(self.seeds) == 1 else 0.0))
+        luck = self.of_seeds(measure)
+        return replace(estimate, luck=0.0 if np.isnan(luck) and len(self.seeds) > 1 else luck)
 
-    def _luck(self, measure: str, unknown: float) -> float:
-        """What seeds alone can do to a difference of two trainings' means."""
-        return self.luck.get((self.test_set, measure), unknown) / np.sqrt(len(self.seeds))
+    def of_seeds(self, measure: str = "max_f") -> float:
+        """How large a difference of two trainings' means could come from their seeds alone; NaN where that is not
+        known."""
+        return self.luck.get((self.test_set, measure), np.nan) / np.sqrt(len(self.seeds))
 
     def knows_more(self, run: Run) -> bool:
         """Whether a network has learned more than where objects usually lie."""
@@ -225,8 +232,8 @@ class Evidence:
         settings = self.preset
         budget = f"{self.steps:,} steps of {settings.batch} at {settings.size} × {settings.size}"
         recorded = sum(map(bool, self.records.values()))
-        luck = 0.0 if self.of_classifiers else self._luck("max_f", unknown=0.0)
-        seeds += f" (seeds alone may make a difference of {luck:.3f} in max F)" if luck else ""
+        luck = np.nan if self.of_classifiers else self.of_seeds()
+        seeds += "" if np.isnan(luck) else f" (seeds alone may make a difference of {luck:.3f} in max F)"
         left = "" if recorded == len(self.records) else f"; {recorded} of {len(self.records)} runs recorded so far"
         return f"preset {settings.name} ({budget}); {self.where}; {seeds}{left}"
 

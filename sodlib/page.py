@@ -146,11 +146,13 @@ class Page:
         """What seeds alone can do at a preset, from its committed trainings."""
         return {} if self.fresh else _committed_luck(preset)
 
-    def figure(self, figure: Figure, name: str, item: Evidence | None = None) -> None:
+    def figure(self, figure: Figure, name: str, item: Evidence | str = "") -> None:
         """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files. In its corner
-        stand preset and seeds of the `item` that it is drawn from."""
-        if item is not None:
-            figure.supxlabel(item.origin, x=0.995, ha="right", fontsize="x-small", color="0.4")
+        stand preset and seeds of the `item` that it is drawn from, or words that say where it is from."""
+        if item:
+            figure.supxlabel(
+                item if isinstance(item, str) else item.origin, x=0.995, ha="right", fontsize="x-small", color="0.4"
+            )
         self.figures.mkdir(parents=True, exist_ok=True)
         for suffix, options in ((".png", {"dpi": 160}), (".svg", {"metadata": {"Date": None}})):
             beside = self.figures / f".{name}{suffix}"

@@ -43,8 +43,8 @@ def slips(number: int | None = None) -> pd.DataFrame:
 
 
 def released_counts() -> pd.DataFrame:
-    """Parameters that the released CSNet-x2-L, before pruning, is left with at each threshold of Table 10: counted,
-    not printed."""
+    """Parameters that the released CSNet-x2-L, which is pruned already, is left with when it is cut further at each
+    threshold of Table 10: counted, not printed."""
     return _read("released10.csv")
 
 

@@ -32,11 +32,19 @@ def _machines(evidence: Evidence) -> set[str]:
     return {record.data["hardware"] for records in evidence.records.values() for record in records}
 
 
+def _images(evidence: Evidence) -> list[dict[str, int]]:
+    """Of every record, how many images of which sets it is from."""
+    return [record.data["images"] for records in evidence.records.values() for record in records]
+
+
 def _budget(evidence: Evidence) -> str:
     """How much computing a training got, and how much less that is than the paper's."""
     settings, train = evidence.preset, evidence.training_set
     pixels = evidence.steps * settings.batch * settings.size**2 / (PUBLISHED_STEPS * PUBLISHED_BATCH * 224**2)
     protocol = "" if evidence.of_classifiers else ", by the released protocol"
+    maps = evidence.preset.tests[0]
+    if evidence.of_classifiers and (scored := [found for found in _images(evidence) if maps in found]):
+        protocol = f"; those of saliency networks from {maps} (n = {scored[0][maps]:,}), by the released protocol"
     return (
         f"**Preset {settings.name}.** {settings.epochs} epochs of {evidence.steps_per_epoch} steps of "
         f"{settings.batch} images from {evidence.one_record.data['images'][train]:,} of {train}{_others(evidence)}, at "
@@ -49,7 +57,7 @@ def _budget(evidence: Evidence) -> str:
 
 def _others(evidence: Evidence) -> str:
     """The other sets that networks were trained on, which these start from or are compared with."""
-    every = dict(next(iter(one.data["images"].items())) for several in evidence.records.values() for one in several)
+    every = dict(next(iter(images.items())) for images in _images(evidence))
     every.pop(evidence.training_set, None)
     if len(every) > 3:
         return f" (others {min(every.values()):,} to {max(every.values()):,} of {len(every)} other parts)"

@@ -29,7 +29,8 @@ def where_time_goes(milliseconds: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def growth(panels: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> Figure:
-    """Time against "size" or "batch", both axes logarithmic, with quartiles and the exponent over the pixels."""
+    """Time against "size" or "batch", both axes logarithmic, with quartiles and the exponent over the pixels at
+    either end."""
     figure, axes = plt.subplots(1, len(panels), figsize=(FULL_WIDTH, 3.8))
     labels = {"size": "side of the image (pixels)", "batch": "images in a batch"}
     for axis, (along, forms) in zip(axes, panels.items(), strict=True):
@@ -37,9 +38,9 @@ def growth(panels: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> F
             x, middle, low, high = (
                 np.array([point[key] for point in points]) for key in ("x", "median_ms", "low_ms", "high_ms")
             )
-            slope = exponent(points) / (2 if along == "size" else 1)
+            ends = [exponent(pair) / (2 if along == "size" else 1) for pair in (points[:2], points[-2:])]
             axis.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
-            axis.plot(x, middle, "o-", ms=4, color=color, label=f"{name}: exponent {slope:.2f}")
+            axis.plot(x, middle, "o-", ms=4, color=color, label=f"{name}: exponent {ends[0]:.2f} to {ends[1]:.2f}")
         axis.set(xscale="log", yscale="log", xlabel=labels[along], ylabel="milliseconds")
         axis.set_xticks(x, [f"{value:g}" for value in x])
         axis.minorticks_off()

@@ -1,6 +1,7 @@
 """What stands beside what in the comparison of networks."""
 
 from dataclasses import replace
+from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
@@ -80,6 +81,20 @@ def test_figures():
     figure = convergence({"a network": curves, "another": curves}, "MAE")
     assert len(figure.axes) == 2 and figure.axes[0].get_ylabel() == "MAE"
     assert figure.axes[0].lines[2].get_color() == figure.axes[1].lines[2].get_color()
+    plt.close("all")
+
+
+def test_labels_keep_off_points_and_fronts():
+    """A steep front goes up to the right of its points, where a label stands by default."""
+    layer = pd.DataFrame({"parameters_k": [100.0, 110, 120, 5000], "max_f": [0.8, 0.85, 0.9, 0.91]}, index=list("abcd"))
+    figure = sizes_and_scores({"reported": {"some": layer}})
+    (axis,) = figure.axes
+    front = next(line for line in axis.lines if line.get_linestyle() == ":")
+    corners = axis.transData.transform(front.get_xydata())
+    along = np.concatenate([np.linspace(*ends, 50) for ends in pairwise(corners)])
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert not any(box.contains(x, y) for box in boxes for x, y in along)
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
     plt.close("all")
 
 

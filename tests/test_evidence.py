@@ -195,8 +195,19 @@ def test_a_caption_says_what_the_numbers_are_from():
     assert one.caption == "preset brief (1,000 steps of 8 at 64 × 64); ECSSD, n = 60 of 1,000; seed 0"
     two = evidence([Recorded(), Recorded(1)], seeds=(0, 1))
     assert two.caption.endswith("mean of seeds 0, 1")
+    assert replace(two, luck={("ECSSD", "max_f"): 0.02}).caption.endswith("make a difference of 0.014 in max F)")
     text = provenance([one, two])
     assert text.count("Preset brief") == 1 and "2,000 of DUTS-TR/train-2000" in text and "Table 6 (0, 1)" in text
+    assert "bfloat16" not in text
+    one.of(FIRST)[0].data["hardware"] = "NVIDIA something"
+    assert "bfloat16" in provenance([one])
+
+
+def test_items_of_one_preset_can_stand_beside_each_other():
+    one, other = evidence([Recorded()]), evidence((), [Recorded()])
+    assert one.with_runs_of(other).records == one.records | other.records
+    assert one.with_runs_of(replace(other, seeds=(0, 1))) is one
+    assert one.with_runs_of(replace(other, preset=preset_named("lite"))) is one
 
 
 def test_every_row_of_the_papers_tables_has_its_run():

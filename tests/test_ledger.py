@@ -94,6 +94,26 @@ def test_what_pruning_takes_away_is_a_cause_where_it_was_measured(found):
     assert claims.position(replace(item, records=dict.fromkeys(item.records, ()))) == ""
 
 
+def test_tables_1_and_2_as_printed_are_not_the_network_that_the_paper_counts():
+    assert claims.fusion().signs == (OPPOSITE, AGREES, AGREES) and claims.fusion().ours.startswith("2 of the 10 rows")
+    assert claims.extractor().signs == (OPPOSITE, AGREES) and "17 blocks 210.0K" in claims.extractor().ours
+
+
+def test_test_images_are_named_where_they_decide(found):
+    table = ledger.ledger(found, {}).set_index("id")
+    counted = ["d", "table04", "figure04", "figure05", "figure10"]
+    assert table.loc[counted, "test images"].isna().all() and table.loc[counted, "preset"].notna().all()
+    assert table.loc["table05", "test images"] == 1000
+
+
+def test_a_threshold_is_compared_at_the_papers_size_where_one_training_has_both(found):
+    item, sized = found["Table 10"], found[PUBLISHED_SIZES]
+    assert item.preset == sized.preset and "141K" in claims.thresholds(item, sized).ours
+    other = replace(sized, seeds=(0, 1, 2))
+    assert "141K" not in claims.thresholds(item, other).ours
+    assert len(claims.thresholds(item, sized).signs) == len(claims.thresholds(item, other).signs) + 2
+
+
 def test_sections_of_the_ledger_are_headings_of_their_page(found):
     headings = {
         path.stem: {

@@ -141,7 +141,7 @@ def headline(trained: Mapping[str, Record]) -> Entry:
             signs.append(holds(high >= HEADLINE_F and record.data["parameters"] < HEADLINE_PARAMETERS))
             said.append(f"{name}: {record.data['parameters']:,} parameters, max F {scores['max_f']:.3f} "
                         f"({low:.3f} to {high:.3f}), MAE {scores['mae']:.3f} [{signs[-1]}]")  # fmt: skip
-    images = next((record.data["images"]["ECSSD"] for record in networks.values()), 0)
+    images = next((record.data["images"].get("ECSSD", 0) for record in networks.values()), 0)
     presets = sorted({record.data["preset"]["name"] for record in trained.values()})
     why = f"trained here for a small part of the published 300 epochs (preset {', '.join(presets)}, one seed)"
     return Entry(f"ECSSD, n = {images:,}: " + "; ".join(said), tuple(signs), cause=why)

@@ -220,7 +220,8 @@ def position(item: Evidence) -> str:
         for run, (_, anew, even, pruned) in LOST.items()
         if item.difference(even, anew).sign == "lower" and no_loss(item.difference(pruned, even)) == AGREES
     ]
-    return f"; at {' and '.join(names)} all that pruning takes away is a map of the position" if names else ""
+    seeds = f" (seed {item.seeds[0]})" if len(item.seeds) == 1 else ""
+    return f"; at {' and '.join(names)}{seeds} all that pruning takes away is a map of the position" if names else ""
 
 
 def deviation(item: Evidence) -> Entry:

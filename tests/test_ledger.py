@@ -86,11 +86,13 @@ def test_what_pruning_takes_away_is_a_cause_where_it_was_measured(found):
     item, zero = found[POSITION], Estimate(0.0, -0.001, 0.001)
 
     class Measured:
+        seeds = (0,)
+
         def difference(self, first, second):
             costs = first.pruning.afterwards == "evened" and first.width == 1
             return Estimate(-0.02, -0.03, -0.01) if costs else zero
 
-    assert claims.position(Measured()) == "; at ×1 all that pruning takes away is a map of the position"
+    assert claims.position(Measured()) == "; at ×1 (seed 0) all that pruning takes away is a map of the position"
     assert claims.position(replace(item, records=dict.fromkeys(item.records, ()))) == ""
 
 

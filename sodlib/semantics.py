@@ -44,7 +44,8 @@ def mechanism(item: Evidence) -> Entry:
 
 def categories(item: Evidence) -> Entry:
     """By the paper's own criterion (its own category is not what most networks lose most of), and by the statistic of
-    page 04 beyond the control: opposite where p < 0.05, as in the paper where no more than MARGIN can be lost."""
+    page 04 beyond the control: opposite where p < 0.05 and the interval lies below zero, as in the paper where no more
+    than MARGIN can be lost."""
     names = [name for name in labels.CATEGORIES if item.of(WITHOUT[name]) and item.of(FEWER[name])]
     if not names or not item.of(LABELLED):
         return missing("Figure 8")
@@ -59,7 +60,7 @@ def categories(item: Evidence) -> Entry:
         value, low, high = without.less(fewer).own()
         signs += [
             holds(worst <= of / 2),
-            OPPOSITE if chance < 0.05 else AGREES if low > -100 * MARGIN else "not told apart",
+            OPPOSITE if chance < 0.05 and high < 0 else AGREES if low > -100 * MARGIN else "not told apart",
         ]
         said.append(
             f"{test_set}: the category left out loses most for {worst} of {of} networks [{signs[-2]}]; beyond the "

@@ -147,13 +147,14 @@ def test_macc_bars_add_up():
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.sampled_from(["csnet", "extractor", "vanilla"]),
+    st.sampled_from(
+        [{"stages": stages} for stages in FUSED_STAGES] + [{"network": "extractor"}, {"network": "vanilla"}]
+    ),
     st.floats(1, 2),
     st.sampled_from(SPLITS),
-    st.sampled_from(list(FUSED_STAGES)),
 )
-def test_parts_make_up_the_whole(network, width, split, stages):
-    plan: ChannelPlan = plan_channels(network, width, split, stages)
+def test_parts_make_up_the_whole(kind, width, split):
+    plan: ChannelPlan = plan_channels(width=width, split=split, **kind)
     parts = macc_by_part(plan)
     assert sum(kinds.total() for kinds in parts.values()) == paper_macc(plan)
     assert {kind for kinds in parts.values() for kind in kinds} <= set(MACC_KINDS)

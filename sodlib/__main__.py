@@ -34,7 +34,7 @@ from . import data as sets
 from .classifier import Classifier
 from .decay import DECAYS
 from .description import PRETRAININGS, Run
-from .errors import SodlibError
+from .errors import SodlibError, memory_named
 from .layouts import IMAGE_SUFFIXES
 from .pixels import Stream, open_pixels
 from .progress import observer
@@ -162,7 +162,7 @@ def evaluate(
         return
     if folder.is_dir() and size is not None:
         raise SodlibError("maps that are there have no input size; leave out --size")
-    with runs.memory_named(f"--size {size}" if size else model, "give a smaller --size"):
+    with memory_named(f"--size {size}" if size else model, "give a smaller --size"):
         result = metrics.evaluate(maps, chosen, protocol.value, size)
     draws = metrics.bootstrap(result)
     typer.echo(f"{chosen.name}, {result['images']} images, protocol {protocol.value}")
@@ -202,7 +202,7 @@ def predict(
         typer.echo(remark, err=True)
     written = prediction.predict_files(runner, photographs, lambda i, found: _write_map(found, targets[i]), size)
     watched = tqdm(written, total=len(photographs), disable=None if len(photographs) > 1 else True)
-    with runs.memory_named(f"--size {size}" if size else f"{source}", "give a smaller --size"):
+    with memory_named(f"--size {size}" if size else f"{source}", "give a smaller --size"):
         unread = [error for _, error in watched if error is not None]
     made = len(targets) - len(unread)
     if made:

@@ -14,7 +14,7 @@ from . import paper, published, timing
 from .channels import ChannelPlan, plan_channels
 from .comparison import LIGHT, best
 from .cost import count_parameters
-from .counts import count, fusion_rows, low_resolution, without_stem
+from .counts import as_printed, count, low_resolution, without_stem
 from .csnet import CSNet
 from .decay import GAP
 from .description import Run
@@ -52,9 +52,9 @@ BUDGET = "a short training, far below the paper's"
 
 def budget(item: Evidence, runs: Mapping[str, Run]) -> str:
     """BUDGET as a cause, and those of the runs, by name, that it has severed layers of."""
-    *most, last = [name for name, run in runs.items() if severed(item.of(run)) > 0] or [""]
-    names = " and ".join(filter(None, (", ".join(most), last)))
-    return BUDGET + (f", which severs layers of {names} (page 02)" if names else "")
+    names = [name for name, run in runs.items() if severed(item.of(run)) > 0]
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    return BUDGET + (f", which severs layers of {listed} (page 02)" if names else "")
 
 
 def by_decay(*runs: Run) -> dict[str, Run]:
@@ -64,11 +64,9 @@ def by_decay(*runs: Run) -> dict[str, Run]:
 
 def fusion() -> Entry:
     """Table 1, row by row, and the number of parameters of the networks that fuse three stages in the same way."""
-    printed, ours = paper.table(1), fusion_rows(plan_channels(stages="1-4"))
-    same = printed[list(ours)].astype("string").fillna("") == ours.astype("string").fillna("")
-    rows = int(same.all(axis="columns").sum())
-    signs = [holds(rows == len(printed))]
-    said = [f"{rows} of the {len(printed)} rows as printed [{signs[0]}]"]
+    same = as_printed(plan_channels(stages="1-4"))
+    signs = [holds(bool(same.all()))]
+    said = [f"{same.sum()} of the {len(same)} rows as printed [{signs[0]}]"]
     for width, total in ((1, 211), (2, 788)):
         parameters = count_parameters(CSNet(plan_channels(width=width)))
         signs.append(holds(abs(parameters / 1000 - total) < 1))

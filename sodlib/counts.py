@@ -67,6 +67,13 @@ def without_stem(plan: ChannelPlan) -> ChannelPlan:
     return replace(plan, blocks=plan.blocks[:1] + plan.blocks[2:], stages=(plan.stages[0] - 1, *plan.stages[1:]))
 
 
+def as_printed(plan: ChannelPlan) -> pd.Series:
+    """Of Table 1, row by row, whether every printed cell is that of the plan."""
+    ours, printed = fusion_rows(plan), paper.table(1)
+    cells = printed[list(ours)].astype("string").fillna("") == ours.astype("string").fillna("")
+    return cells.all(axis="columns")
+
+
 def count(model: CSNet) -> dict[str, float]:
     """Parameters in thousands and the paper's MACC in 10^9 for one image of 224 x 224."""
     return {"parameters_k": count_parameters(model) / 1e3, "macc_g": paper_macc(model.plan) / 1e9}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from . import distributed, gallery, networks, records
 from .channels import plan_channels
 from .data import SaliencySet
 from .description import Run
-from .errors import SodlibError
+from .errors import SodlibError, memory_named
 from .features import DEVIATION_IMAGES
 from .making import Making
 from .mean_mask import MEAN_MASK
@@ -199,20 +198,3 @@ def _make(
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def memory_named(who: str, advice: str = "run fewer --jobs at once or a smaller network") -> Iterator[None]:
-    """Say in one sentence where memory ran out, and what to do. Raises SodlibError for that alone."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        raise SodlibError(f"{who}: memory ran out; {advice}") from error
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(
-        re.search("allocate memory|not enough memory|out of memory", str(error))
-    )

@@ -73,7 +73,8 @@ def redundant_scale(rate: float, steps: int, weight: float = STANDARD_WEIGHT, be
 
     Adam divides by the gradient's own size, so that down to about the rate the path is the same whatever the weight.
     Then it swings around zero, the longer the heavier the decay, until Adam's epsilon is no longer small beside the
-    gradient. In Python's own numbers, since rounding alone would move its end from one processor to another.
+    gradient. Adam is written out in Python's own numbers: rounding alone moves the end of the path, from one processor
+    to another too, and the whole schedule takes torch's most of a minute.
     """
     gamma, first, second, power1, power2 = 1.0, 0.0, 0.0, 1.0, 1.0
     path = np.empty(steps)

@@ -50,13 +50,15 @@ BUILT |= dict(zip((("Vanilla", "dynamic"), ("Vanilla, lower rate", "dynamic")), 
 #: Not in the paper: the released decay and the same without its slip, before pruning and at the sizes above.
 SLIP = "Slip of the release"
 SLIP_COMPARED = tuple(Run(decay=decay) for decay in ("dynamic", "dynamic-throughout"))
-#: Not in the paper: what a pruned network has lost of the whole one, step by step, at x1 and where it loses most. New
-#: batch norm statistics, then the redundant channels as constants, then without them.
+#: Table 11's networks before pruning.
+WIDTHS = tuple(Run(width=width) for width in (1, 1.2, 1.5, 1.8, 2))
+#: Not in the paper: what a pruned network has lost of the whole one, step by step. New batch norm statistics, then the
+#: redundant channels as constants, then without them.
 POSITION = "Position maps"
 LOST = {
     run: (run, *(replace(run, pruning=way) for way in (Pruning(threshold=0.0), replace(REDUNDANT, afterwards="evened"),
           REDUNDANT)))
-    for run in (Run(), Run(width=1.8))
+    for run in WIDTHS
 }  # fmt: skip
 THRESHOLDS = (1e-2, 8e-3, 6e-3, 5e-3, 3e-3, 1e-3, 1e-5, 1e-10, 1e-15, 1e-20)
 #: The sizes of Table 10's fixed ratios (38 % and 51 % of CSNet-x2's parameters) and of Table 9's rows.
@@ -175,10 +177,8 @@ def _declare() -> Iterable[Declared]:
     yield from each(pruned(X2, *ways), "Table 10")
 
     # Table 11: widths before and after pruning.
-    widths = [Run(width=width) for width in (1, 1.2, 1.5, 1.8, 2)]
-    yield from each([*widths, *(replace(run, pruning=REDUNDANT) for run in widths)], "Table 11")
-
-    yield from each((run for steps in LOST.values() for run in steps), POSITION, seeds=SEEDS[:1])
+    yield from each([*WIDTHS, *(replace(run, pruning=REDUNDANT) for run in WIDTHS)], "Table 11")
+    yield from each((run for steps in LOST.values() for run in steps), POSITION)
 
     # Figure 13: the decay's weight, standard and dynamic.
     weights = [Run(decay=decay, decay_weight=w) for decay in ("standard", "dynamic") for w in DECAY_WEIGHTS]

@@ -7,7 +7,6 @@ in `claims.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -33,7 +32,7 @@ from .study import (
     Pruning,
     replace,
 )
-from .verdicts import ASIDE, Entry, beside, in_words, joined, no_loss, same_sign, verdict
+from .verdicts import ASIDE, Entry, Row, beside, in_words, joined, measured, no_loss, same_sign, verdict
 
 #: The items of the study that the ledger rests on.
 ITEMS = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Section 3.2",
@@ -42,8 +41,6 @@ ITEMS = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Tabl
 
 ARCHITECTURE, TRAINING, PRUNING = "01_architecture", "02_training", "03_pruning"
 CLASSES, PRETRAINED, COMPARED_WITH = "04_class_sensitivity", "06_imagenet_pretraining", "08_comparison"
-#: Name, the paper's difference (1 or -1 where only its sign is printed), two runs, and the measure if it is not max F.
-Row = tuple[Any, ...]
 
 
 def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dict[str, Entry]:
@@ -68,9 +65,9 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
 
     def compared(item: str, page: str, section: str, rows: Sequence[Row], cause: str = BUDGET) -> Entry:
         """A claim of differences: each in words, and its sign."""
-        ours = [found[item].difference(*runs) for _, _, *runs in rows]
-        signs = tuple(same_sign(printed, one) for (_, printed, *_), one in zip(rows, ours, strict=True))
-        return Entry(in_words([name for name, *_ in rows], ours, signs), signs, page, section, item, cause)
+        names, printed, ours = zip(*measured(found[item], rows), strict=True)
+        signs = tuple(map(same_sign, printed, ours))
+        return Entry(in_words(names, ours, signs), signs, page, section, item, cause)
 
     def kept(item: str, page: str, section: str, rows: Sequence[Row], cause: str = BUDGET) -> Entry:
         """A claim that nothing is lost."""

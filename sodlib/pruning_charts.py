@@ -86,6 +86,22 @@ def channels_by_block(plans: Mapping[str, Sequence[ChannelPlan]]) -> Figure:
     return figure
 
 
+def steps_lost(lost: pd.DataFrame, step: str, where: str) -> Figure:
+    """What pruning changes of max F against what one step of it does, a point a network: `lost` has the column
+    "pruned over whole" and one for the step, by width and seed (`claims.steps_lost`). `where`: set and images."""
+    figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.5, 4.0))
+    widths = lost.index.unique("width")
+    for width, color in zip(widths, plt.colormaps["viridis"](np.linspace(0, 0.9, len(widths))), strict=True):
+        networks = lost.xs(width, level="width")
+        axis.plot(networks[step], networks["pruned over whole"], "o", ms=6, color=color, label=f"×{width:g}")
+    ends = [min(lost.min()) - 0.002, max(0, max(lost.max())) + 0.002]
+    axis.plot(ends, ends, "--", color=COLORS["threshold"], lw=1.2, zorder=0)
+    axis.set(xlim=ends, ylim=ends, aspect="equal", xlabel=f"{step}: change of max F")
+    axis.set_ylabel(f"pruned over whole, max F\n({where})")
+    axis.legend(title="CSNet")
+    return figure
+
+
 def position_maps(changes: Mapping[str, np.ndarray], where: str) -> Figure:
     """What redundant channels add to the saliency map, `[S, S]` and a panel a network: the mean over the images of
     `where`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,24 @@ def holds(value: bool | None) -> str:
 Effect = tuple[str, float | None, Estimate]
 
 
+#: A difference to be measured: name, the paper's difference (None where it prints none, 1 or -1 where only its sign),
+#: two runs, and the measure if it is not max F.
+Row = tuple[Any, ...]
+
+
+def rows_between(pairs: Mapping[str, tuple[Any, Any]], runs: Mapping[Any, Run], printed: pd.Series) -> list[Row]:
+    """Rows from pairs of a table's rows, by name: the first's printed max F-measure over the second's, and the runs."""
+    return [
+        (name, round(printed[first] - printed[second], 3), runs[first], runs[second])
+        for name, (first, second) in pairs.items()
+    ]
+
+
+def measured(item: Evidence, rows: Iterable[Row]) -> list[Effect]:
+    """What the records of an item say of these differences."""
+    return [(name, printed, item.difference(*runs)) for name, printed, *runs in rows]
+
+
 def effects(rows: Iterable[Effect], equal: Collection[str] = ()) -> pd.DataFrame:
     """A row a difference: the paper's, ours with its 95 % interval, and how it stands to the claim, which is the
     paper's sign, or for those named in `equal` that nothing is lost."""
@@ -74,17 +93,15 @@ def listed(rows: Iterable[Effect], equal: Collection[str] = ()) -> str:
 
 
 def with_seeds(
-    table: pd.DataFrame, item: Evidence | None, pairs: Iterable[tuple[Run, Run]], equal: Collection[str] = ()
+    table: pd.DataFrame, item: Evidence | None, rows: Iterable[Row], equal: Collection[str] = ()
 ) -> pd.DataFrame:
-    """A table of `effects` with one more column: the same differences, of these pairs of runs, where more seeds are
-    recorded (`Page.repeated`), and how they stand there. As it is where `item` is None."""
+    """A table of `effects` with one more column: the same differences where more seeds are recorded
+    (`Page.repeated`), and how they stand there. As it is where `item` is None."""
     if item is None:
         return table
-    ours = [item.difference(*pair) for pair in pairs]
-    rows = [*zip(table["difference in max F"], table["paper"], ours, strict=True)]
-    signs = effects(rows, equal)["here"]
-    said = [f"{one} {sign}" for one, sign in zip(ours, signs, strict=True)]
-    return table.assign(**{item.origin: said})
+    changes = measured(item, rows)
+    signs = effects(changes, equal)["here"]
+    return table.assign(**{item.origin: [f"{ours} {sign}" for (*_, ours), sign in zip(changes, signs, strict=True)]})
 
 
 def differences_of(item: Evidence, pairs: Mapping[str, tuple[Run, Run]]) -> pd.DataFrame:

@@ -181,9 +181,10 @@ def test_more_seeds_stand_beside_a_difference():
     ours = Estimate(0.02, 0.01, 0.03)
     table = effects([("dynamic over standard", 0.1, ours), ("nothing lost", 0.0, ours), ("not printed", None, ours)])
     pairs = [(FIRST, SECOND), (SECOND, FIRST), (SECOND, FIRST)]
-    assert with_seeds(table, None, pairs) is table
+    rows = [(*row, *pair) for row, pair in zip(table[["difference in max F", "paper"]].to_numpy(), pairs, strict=True)]
+    assert with_seeds(table, None, rows) is table
     several = evidence([Recorded(1), Recorded(2)], [Recorded(1, 0.03), Recorded(2, 0.03)], seeds=(0, 1))
-    more = with_seeds(table, several, pairs, ["nothing lost"])
+    more = with_seeds(table, several, rows, ["nothing lost"])
     said = more.pop("preset brief, seeds 0, 1")
     assert more.equals(table), "what was there stays"
     signs = ("opposite", "as in the paper", "higher")

@@ -15,6 +15,7 @@ from sodlib.study import (
     AT_SIZE,
     CENTRE,
     HALVES,
+    LOST,
     MATCHED,
     POSITION,
     PUBLISHED_SIZES,
@@ -83,16 +84,26 @@ def test_more_seeds_stand_beside_a_verdict_and_are_no_part_of_it(found):
 
 
 def test_what_pruning_takes_away_is_a_cause_where_it_was_measured(found):
-    item, zero = found[POSITION], Estimate(0.0, -0.001, 0.001)
-
     class Measured:
-        seeds = (0,)
+        seeds = (0, 1)
 
-        def difference(self, first, second):
-            costs = first.pruning.afterwards == "evened" and first.width == 1
-            return Estimate(-0.02, -0.03, -0.01) if costs else zero
+        def __init__(self, *steps):
+            self.by_step = steps
 
-    assert claims.position(Measured()) == "; at ×1 (seed 0) all that pruning takes away is a map of the position"
+        def values(self, run):
+            step = next(steps.index(run) for steps in LOST.values() if run in steps)
+            return [0.8 + sum(self.by_step[:step]), 0.8]
+
+    measured = Measured(0.001, -0.02, 0.0)
+    assert claims.steps_lost(measured).loc[1.8].round(6).to_numpy().tolist() == [
+        [0.001, -0.02, 0.0, -0.019],
+        [0.0, 0.0, 0.0, 0.0],
+    ]
+    assert "each of 10 networks what pruning changes is a map of the position, but for 0.0010" in claims.position(
+        measured
+    )
+    assert claims.position(Measured(0.001, -0.01, -0.01)) == claims.position(Measured(0.001, -0.002, 0.0)) == ""
+    item = found[POSITION]
     assert claims.position(replace(item, records=dict.fromkeys(item.records, ()))) == ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections import Counter
@@ -35,6 +34,7 @@ from .classifier import Classifier
 from .decay import DECAYS
 from .description import PRETRAININGS, Run
 from .errors import SodlibError, memory_named
+from .files import written_whole
 from .layouts import IMAGE_SUFFIXES
 from .pixels import Stream, open_pixels
 from .progress import observer
@@ -246,15 +246,8 @@ def data_check(
 
 
 def _write_map(saliency_map: np.ndarray, target: Path) -> None:
-    beside = target.with_name(f".{target.name}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(target) as beside:
         Image.fromarray(saliency_map).save(beside, format="PNG")
-        os.replace(beside, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise SodlibError(f"{target}: cannot be written ({error.strerror or error})") from error
 
 
 def _named(path: Path, suffix: str) -> None:

@@ -28,7 +28,8 @@ def learning_curves(
 ) -> Figure:
     """Training loss, validation max F-measure, the MAE of Figure 14 on `test_set` or, where no test set was followed,
     on the validation split, and the scales near zero over the steps: a colour for each of what is `compared`, a thin
-    line a seed, a thick one their mean."""
+    line a seed, a thick one their mean. What has no history is left out."""
+    histories = {name: by_seed for name, by_seed in histories.items() if by_seed}
     panels = {
         "loss": "training loss (BCE)",
         "validation_max_f": "max F, validation",
@@ -52,7 +53,9 @@ def learning_curves(
 
 def gamma_distribution(values: Mapping[str, np.ndarray], redundant: float) -> Figure:
     """Histogram of |gamma| inside the ILBlocks on a logarithmic axis, a panel a network, whose name begins with that of
-    its decay, with the value below which a channel counts as redundant (paper, Figure 5)."""
+    its decay, with the value below which a channel counts as redundant (paper, Figure 5). What has no scales is left
+    out."""
+    values = {name: vector for name, vector in values.items() if len(vector)}
     smallest = min(float(vector[vector > 0].min()) for vector in values.values())
     edges = np.logspace(max(np.floor(np.log10(min(smallest, redundant))), -32), 0.5, 71)
     figure, axes = plt.subplots(len(values), 1, figsize=(FULL_WIDTH, 1.6 * len(values)), sharex=True)

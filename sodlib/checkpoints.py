@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from .channels import ChannelPlan
 from .classifier import Classifier
 from .csnet import CSNet
 from .errors import SodlibError
+from .files import written_whole
 from .u2net import U2NetP
 
 #: Networks that ship with the project, one file a name.
@@ -34,17 +34,13 @@ def save(model: nn.Module, path: str | Path) -> None:
     metadata |= {"plan": json.dumps(model.plan.to_json())} if isinstance(model, CSNet) else {"network": model.name}
     if isinstance(model, Classifier):
         metadata["classes"] = str(model.classes)
-    beside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, beside, metadata)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with written_whole(path) as beside:
+        try:
+            save_file(tensors, beside, metadata)
+        except SafetensorError as error:  # of the file system, as safetensors says it
+            raise OSError(str(error)) from error
         beside.chmod(0o644)
-        os.replace(beside, path)
-    except (OSError, SafetensorError) as error:
-        if path.parent.is_dir():
-            beside.unlink(missing_ok=True)
-        raise SodlibError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def load(name_or_path: str | Path) -> nn.Module:

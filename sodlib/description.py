@@ -207,6 +207,9 @@ def _chosen(description: Any) -> dict[str, Any]:
     for field in fields(description):
         value = getattr(description, field.name)
         if field.default is MISSING or value != field.default:
-            whole = isinstance(value, float) and value.is_integer() and field.name == "width"
-            chosen[field.name] = _chosen(value) if is_dataclass(value) else int(value) if whole else value
+            if field.name == "width" and float(value).is_integer():
+                value = int(value)
+            elif "float" in str(field.type) and value is not None:
+                value = float(value)
+            chosen[field.name] = _chosen(value) if is_dataclass(value) else value
     return chosen

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from .data import WHOLE
 from .description import CENTRE, Run
 from .errors import SodlibError
-from .metrics import drawn_scores, interval, mean_over_seeds, resample
+from .metrics import drawn_scores, interval, mean_over_seeds, resample, seed_weights
 from .plots import LABELS
 from .presets import Preset
 from .records import Record
@@ -65,15 +65,16 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The records that an item of the paper, such as "Table 6", is shown from: all of one preset, and for every run
-    the same seeds, or none. Runs are named by their description at seed 0. `luck`: `seed_luck` of the trainings of
-    this preset that have several seeds. `tested`: another test set than the one that the preset asks for."""
+    """The records that an item of the paper, such as "Table 6", is shown from: all of one preset (or, of
+    `tuning.at_rates`, of presets that differ in their learning rate), and for every run the same seeds, or none. Runs
+    are named by their description at seed 0. `luck`: `seed_luck` of the trainings of this preset that have several
+    seeds, and of these pruned. `tested`: another test set than the one that the preset asks for."""
 
     item: str
     preset: Preset
     seeds: tuple[int, ...]
     records: Mapping[Run, tuple[Record, ...]]
-    luck: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    luck: Mapping[tuple[str, str, bool], float] = field(default_factory=dict)
     tested: str = ""
 
     def of(self, run: Run) -> tuple[Record, ...]:
@@ -119,7 +120,8 @@ class Evidence:
         return self.one_record.data["images"][self.test_set]
 
     def score(self, run: Run, measure: str = "max_f") -> Estimate:
-        """The mean over the seeds on the test set; the interval draws images and, where there are several, seeds."""
+        """The mean over the seeds on the test set; the interval draws images and, where there are several, allows for
+        other seeds by Student's t."""
         return self._estimate([self._drawn(record)[measure] for record in self.of(run)])
 
     def values(self, run: Run, measure: str = "max_f") -> list[float]:
@@ -128,25 +130,25 @@ class Evidence:
 
     def difference(self, first: Run, second: Run, measure: str = "max_f") -> Estimate:
         """How far the first lies above the second, paired: every draw takes the same images for both, and seeds by
-        pairs. Two trainings also differ by the luck of their seeds: `luck` for one seed each, less by the root of their
-        number for several; of three seeds alone the interval knows too little. Blind where the item has the mean mask
-        to tell."""
+        pairs. With one seed the interval does not know that two trainings also differ by the luck of their seeds, which
+        is named beside it. Blind where the item has the mean mask to tell: of two trainings one, or the one of which
+        both are prunings."""
         # Where one of the two is not recorded there is no pair.
         pairs = zip(self.of(first), self.of(second), strict=False)
         estimate = self._estimate([self._drawn(one)[measure] - self._drawn(other)[measure] for one, other in pairs])
         networks = {run for run in (first, second) if run != CENTRE}
-        if self.records.get(CENTRE) and len(networks) == 2 and not all(map(self.knows_more, networks)):
-            estimate = replace(estimate, blind=True)
         trainings = {replace(run, pruning=None, activation_map="") for run in networks}
-        if len(trainings) < 2:
+        looked_at = networks if len(trainings) > 1 else trainings
+        if self.records.get(CENTRE) and len(networks) == 2 and not all(map(self.knows_more, looked_at)):
+            estimate = replace(estimate, blind=True)
+        if len(trainings) < 2 or len(self.seeds) > 1:
             return estimate
-        luck = self.of_seeds(measure)
-        return replace(estimate, luck=0.0 if np.isnan(luck) and len(self.seeds) > 1 else luck)
+        return replace(estimate, luck=self.of_seeds(measure, any(run.pruning for run in networks)))
 
-    def of_seeds(self, measure: str = "max_f") -> float:
-        """How large a difference of two trainings' means could come from their seeds alone; NaN where that is not
-        known."""
-        return self.luck.get((self.test_set, measure), np.nan) / np.sqrt(len(self.seeds))
+    def of_seeds(self, measure: str = "max_f", pruned: bool = False) -> float:
+        """How large a difference of two trainings with one seed each, or of what was pruned of them, could come from
+        their seeds alone; NaN where that is not known."""
+        return self.luck.get((self.test_set, measure, pruned), np.nan)
 
     def knows_more(self, run: Run) -> bool:
         """Whether a network has learned more than where objects usually lie."""
@@ -232,8 +234,11 @@ class Evidence:
         settings = self.preset
         budget = f"{self.steps:,} steps of {settings.batch} at {settings.size} × {settings.size}"
         recorded = sum(map(bool, self.records.values()))
-        luck = np.nan if self.of_classifiers else self.of_seeds()
-        seeds += "" if np.isnan(luck) else f" (seeds alone may make a difference of {luck:.3f} in max F)"
+        luck = {words: self.of_seeds(pruned=pruned) for pruned, words in ((False, ""), (True, " after pruning"))
+                if any(bool(run.pruning) == pruned for run in self.records)}  # fmt: skip
+        known = ", ".join(f"{value:.3f}{words}" for words, value in luck.items() if not np.isnan(value))
+        if known and len(self.seeds) == 1 and not self.of_classifiers:
+            seeds += f" (seeds alone may make a difference of {known} in max F)"
         left = "" if recorded == len(self.records) else f"; {recorded} of {len(self.records)} runs recorded so far"
         return f"preset {settings.name} ({budget}); {self.where}; {seeds}{left}"
 
@@ -271,8 +276,8 @@ class Evidence:
         # The last draw is every image once: the value itself.
         values = np.stack(by_seed)
         draws = values[:, :-1]
-        chosen = np.random.default_rng(0).integers(len(values), size=draws.shape)
-        return Estimate(float(values[:, -1].mean()), *interval(mean_over_seeds(draws, chosen)))
+        weights = seed_weights(*draws.shape)
+        return Estimate(float(values[:, -1].mean()), *interval(mean_over_seeds(draws, weights)))
 
 
 def epochs_to(by_seed: np.ndarray, level: float) -> float:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from .description import Run
 from .errors import SodlibError
 from .presets import PRESETS
@@ -22,9 +24,13 @@ def check_records(place: Path, declared: Collection[Declared], root: Path | None
     """(key, problem) for every problem of the records below `place`.
 
     A set's fingerprint is compared with the set below the data root, or without one with that of the most records.
+    Pruning leaves the scales gamma that it keeps as they are, so that those of its record are among the parent's.
+    Raises SodlibError where there is no such folder.
     """
+    if not place.is_dir():
+        raise SodlibError(f"{place}: there is no such folder of records")
     keys = {entry.run.key(preset) for entry in declared for preset in PRESETS}
-    folders = sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+    folders = sorted(path for path in place.iterdir() if path.is_dir())
     problems, whole = [], {}
     for folder in folders:
         if folder.name in ("tables", "runtime", FOLDER, ".unfinished"):
@@ -46,6 +52,10 @@ def check_records(place: Path, declared: Collection[Declared], root: Path | None
             expected = _present(record, name, root) or seen[_at(record, name)].most_common(1)[0][0]
             if fingerprint != expected:
                 problems.append((key, f"was made with another {name} ({fingerprint}, not {expected}); run it again"))
+        run = Run.described(record.data["run"])
+        parent = whole.get(run.parent.key(record.data["preset"]["name"])) if run.pruning else None
+        if parent and run.pruning.afterwards == "recalibrated" and not np.isin(record.scales(), parent.scales()).all():
+            problems.append((key, "was pruned of another training than the one recorded; run it again"))
     return problems
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from . import records
 from .checkpoints import MODELS
+from .description import CENTRE
+from .evidence import Evidence
 from .records import Record
 
 
@@ -25,6 +28,18 @@ def costs(every: Sequence[Record]) -> pd.DataFrame:
         for record in every
     ]
     return pd.DataFrame(rows).groupby(["preset", "hardware"], as_index=False).sum()
+
+
+def trained(found: Mapping[str, Evidence]) -> dict[str, int]:
+    """How many networks were trained for these items, by preset; prunings of one training count once."""
+    presets = {
+        record.key: record.data["preset"]["name"]
+        for item in found.values()
+        for run, several in item.records.items()
+        if run.starts_others and run != CENTRE
+        for record in several
+    }
+    return dict(Counter(presets.values()).most_common())
 
 
 def _machines(hardware: str) -> str:

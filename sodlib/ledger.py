@@ -28,6 +28,7 @@ from .study import (
     STARTS,
     TRANSFERS,
     VANILLA,
+    WIDTHS,
     X2,
     Pruning,
     replace,
@@ -127,7 +128,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         "table10": at(PRUNING, "A threshold, and fixed ratios (Table 10)", claims.thresholds(found["Table 10"], sized)),
         "table11": beside(sized, "at the published sizes", cuts, "max_f", joined(
             kept("Table 11", PRUNING, "Widths before and after pruning (Table 11)", [
-                (f"×{run.width:g}, pruned over whole", pruned(run), run) for run in (x1, X2)], BUDGET + lost),
+                (f"×{run.width:g}, pruned over whole", pruned(run), run) for run in WIDTHS], BUDGET + lost),
             compared("Table 11", PRUNING, "", [("pruned ×2 over pruned ×1", 0.016, pruned(X2), pruned(x1))]),
             claims.size(found["Table 11"], "pruned ×2 and ×1", pruned(X2), pruned(x1), claims.LARGER),
         )),

@@ -9,7 +9,6 @@ import ast
 import contextlib
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from tqdm import tqdm
 from traitlets import default
 
 from sodlib.errors import SodlibError
+from sodlib.files import written_whole
 from sodlib.progress import duration
 
 # How long the output of a cell may still arrive once the cell has ended, in seconds.
@@ -258,9 +258,8 @@ def _write(notebook: NotebookNode, source: Path, output: Path, failed: bool) -> 
     path = failure if failed else output / source.name
     content = (nbformat.writes(_without_traces(notebook)).rstrip("\n") + "\n").encode()
     if not path.exists() or path.read_bytes() != content:
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(content)
-        os.replace(part, path)
+        with written_whole(path) as beside:
+            beside.write_bytes(content)
     if not failed:
         failure.unlink(missing_ok=True)
     return path

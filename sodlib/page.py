@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from . import labels, networks, plots, records, runs, study
 from .data import data_root, find_set, read_image, read_pair
 from .description import Run
-from .errors import SodlibError
 from .evidence import MEASURES, Evidence
+from .files import written_whole
 from .gallery import PHOTOS
 from .presets import preset_named
 from .progress import observer
@@ -46,11 +46,17 @@ def seed_luck(trainings: Iterable[Sequence[Record]]) -> dict[tuple[str, str], fl
 
 
 @cache
-def _committed_luck(preset: str) -> dict[tuple[str, str], float]:
-    """`seed_luck` of the trainings that have records with all seeds."""
-    several = ([records.find(replace(run, seed=seed).key(preset), RESULTS) for seed in study.SEEDS]
-               for run in study.TRAININGS)  # fmt: skip
-    return seed_luck([of_seeds for of_seeds in several if all(of_seeds)])
+def _committed_luck(preset: str) -> dict[tuple[str, str, bool], float]:
+    """`seed_luck` of the trainings that have records with all seeds, and of these without their redundant channels,
+    which differ more."""
+    luck = {}
+    for pruning in (None, study.REDUNDANT):
+        alike = [replace(run, pruning=pruning) for run in study.TRAININGS]
+        several = ([records.find(replace(run, seed=seed).key(preset), RESULTS) for seed in study.SEEDS]
+                   for run in alike)  # fmt: skip
+        found = seed_luck([of_seeds for of_seeds in several if all(of_seeds)])
+        luck |= {(*name, pruning is not None): value for name, value in found.items()}
+    return luck
 
 
 def _counted_clips(svg: str) -> str:
@@ -142,8 +148,8 @@ class Page:
         places = (self.output / "results",) if self.fresh else (self.output / "results", RESULTS)
         return [record for run in wanted if (record := records.find(run.key(preset), *places))]
 
-    def _luck(self, preset: str) -> dict[tuple[str, str], float]:
-        """What seeds alone can do at a preset, from its committed trainings."""
+    def _luck(self, preset: str) -> dict[tuple[str, str, bool], float]:
+        """What seeds alone can do at a preset, from its committed records."""
         return {} if self.fresh else _committed_luck(preset)
 
     def figure(self, figure: Figure, name: str, item: Evidence | str = "") -> None:
@@ -153,13 +159,11 @@ class Page:
             figure.supxlabel(
                 item if isinstance(item, str) else item.origin, x=0.995, ha="right", fontsize="x-small", color="0.4"
             )
-        self.figures.mkdir(parents=True, exist_ok=True)
         for suffix, options in ((".png", {"dpi": 160}), (".svg", {"metadata": {"Date": None}})):
-            beside = self.figures / f".{name}{suffix}"
-            figure.savefig(beside, format=suffix[1:], **options)
-            if suffix == ".svg":
-                beside.write_text(_counted_clips(beside.read_text(encoding="utf-8")), encoding="utf-8")
-            os.replace(beside, self.figures / f"{name}{suffix}")
+            with written_whole(self.figures / f"{name}{suffix}") as beside:
+                figure.savefig(beside, format=suffix[1:], **options)
+                if suffix == ".svg":
+                    beside.write_text(_counted_clips(beside.read_text(encoding="utf-8")), encoding="utf-8")
         plt.show()
 
     def table(self, table: pd.DataFrame, name: str, index: bool = True) -> None:
@@ -168,13 +172,8 @@ class Page:
         flat = table.infer_objects()  # or numbers beside words would keep all their digits
         if isinstance(flat.columns, pd.MultiIndex):
             flat.columns = [" ".join(str(part) for part in column if str(part)) for column in flat.columns]
-        beside = self.tables / f".{name}.csv"
-        try:
-            self.tables.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.tables / f"{name}.csv") as beside:
             flat.to_csv(beside, index=index, lineterminator="\n", float_format="%.6g")
-            os.replace(beside, self.tables / f"{name}.csv")
-        except OSError as error:
-            raise SodlibError(f"{self.tables / name}.csv: cannot be written ({error.strerror})") from error
 
     def photographs(self, count: int = 6) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
         """Photographs to show, as (name, uint8 `[H, W, 3]`, ground truth uint8 `[H, W]` or None).

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,9 +49,12 @@ class Record:
         """The content of `record.json`. Raises SodlibError where it is missing or damaged."""
         path = self.folder / "record.json"
         try:
-            return json.loads(path.read_text())
+            data = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise SodlibError(f"{path}: not a readable record ({error}); delete the folder and run again") from error
+        if not isinstance(data, dict) or not isinstance(data.get("scores"), dict):
+            raise SodlibError(f"{path}: not a whole record (no scores); delete the folder and run again")
+        return data
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -59,7 +63,7 @@ class Record:
         try:
             with np.load(path) as arrays:
                 return dict(arrays)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise SodlibError(f"{path}: not readable ({error}); delete the folder and run again") from error
 
     @cached_property
@@ -123,9 +127,10 @@ def write(
         if model is not None:
             save(model, beside / "weights.safetensors")
         beside.chmod(0o755)
-        if (place / key).exists():
-            shutil.rmtree(place / key)
-        os.replace(beside, place / key)
+        with tempfile.TemporaryDirectory(prefix=f".{key}.", dir=place) as away:
+            if (place / key).exists():
+                os.replace(place / key, Path(away) / key)
+            os.replace(beside, place / key)
     except OSError as error:
         raise SodlibError(f"{place / key}: the record cannot be written ({error.strerror or error})") from error
     finally:

@@ -29,8 +29,8 @@ def reproduce(
     """Run the notebooks; returns the exit code, 0 only where all of them succeeded.
 
     With neither preset, data root nor `fresh` they run in place and refresh `notebooks/`, `figures/` and
-    `results/tables/` from the records. Otherwise, or where a run that they show has no record, all goes under
-    `build/<preset>/`, so that committed evidence is never replaced by less: `fresh` without a preset means
+    `results/tables/` from the records. Otherwise, or where an item that they show has no record at all, everything
+    goes under `build/<preset>/`, so that committed evidence is never replaced by less: `fresh` without a preset means
     smoke, neither of them `build/evidence/`. `fresh` first removes the records of an earlier such batch.
     `only` picks notebooks by name or leading number ("03_pruning" or "03"); `cell_timeout` is in seconds.
 
@@ -48,7 +48,7 @@ def reproduce(
     unset = ["MPLBACKEND"]
     recorded = all(best_preset(runs_of(item)) for item in SHOWN)
     if not (preset or fresh or recorded):
-        echo("Some of the runs shown have no record: what is missing is made at smoke, all under build/.")
+        echo("Of some tables or figures nothing is recorded: that is made at smoke, and all goes under build/.")
     if preset or data or fresh or not recorded:
         preset = preset or ("smoke" if fresh else "")
         output = root / "build" / (preset or "evidence")

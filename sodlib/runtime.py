@@ -21,6 +21,7 @@ from .classifier import Classifier
 from .compiled import CompiledCSNet, on_processor
 from .csnet import CSNet
 from .errors import SodlibError
+from .files import written_whole
 from .folding import FoldedCSNet, fold
 
 #: Opset of the ONNX files: the first with PReLU and resizing as they are used here that every runtime of today reads.
@@ -103,8 +104,8 @@ IMMEDIATE, EXPORTED = ("c", "torch"), ("openvino", "onnxruntime")
 def optimise(model: nn.Module, engine: str = "") -> nn.Module:
     """The same function, faster: for use alone, not for training. Logits agree to 1e-4.
 
-    Without the name of an engine, the fastest of IMMEDIATE that can run the network. Raises SodlibError for an unknown
-    engine, one that is not installed, and a network that it cannot run.
+    Without the name of an engine, the fastest of IMMEDIATE that can run the network, which is returned as it is where
+    none can. Raises SodlibError for an unknown engine, one that is not installed, and a network that it cannot run.
     """
     if engine and engine not in ENGINES:
         raise SodlibError(f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
@@ -138,11 +139,8 @@ def export(model: nn.Module, path: str | Path) -> None:
     """
     path = Path(path)
     content = onnx_content(_foldable(model))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise SodlibError(f"{path}: cannot be written ({error.strerror})") from error
+    with written_whole(path) as beside:
+        beside.write_bytes(content)
 
 
 class NotInstalled(SodlibError):

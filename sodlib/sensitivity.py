@@ -11,18 +11,20 @@ import numpy as np
 
 from . import labels
 from .errors import SodlibError
-from .metrics import drawn_scores, interval, mean_over_seeds, resample
+from .metrics import drawn_scores, interval, mean_over_seeds, resample, seed_weights
 from .records import Record
 
 #: A category with fewer test images is not shown: its F would move with every one of them.
 FEWEST = 10
+#: Draws of the seeds for each draw of the images: Student's t has long tails, and images cost more.
+SEED_DRAWS = 10
 
 
 @dataclass(frozen=True)
 class Sensitivity:
     """Relative changes of max F-measure, in percent: `draws` `[D, R, C]`, for R networks that were trained without
-    something and C categories of test images; the last draw is every image and seed once, the others are bootstrap
-    draws of both. `rows`, `columns`: their names; `images`: test images a column."""
+    something and C categories of test images; the last draw is every image and seed once, the others are draws
+    of both. `rows`, `columns`: their names; `images`: test images a column."""
 
     draws: np.ndarray
     rows: tuple[str, ...]
@@ -52,8 +54,9 @@ class Sensitivity:
     def own(self) -> tuple[float, float, float]:
         """How much lower the category that was left out lies than the others, in percentage points, with its 95 %
         interval: the mean of the diagonal after the means of rows and columns are taken off, so that neither large
-        categories nor difficult ones count. 0 where the category does not matter."""
-        draws = np.trace(self._centred, axis1=1, axis2=2) / self._centred.shape[1]
+        categories nor difficult ones count. These means hold the diagonal too, one of S, which is made up for. 0 where
+        the category does not matter."""
+        draws = np.trace(self._centred, axis1=1, axis2=2) / (self._centred.shape[1] - 1)
         return float(draws[-1]), *interval(draws[:-1])
 
     def chance(self, permutations: int = 10_000) -> float:
@@ -96,17 +99,17 @@ def sensitivity(
     shown = _shown(baseline[0], test_set)
     members = {name: np.flatnonzero(shown == name) for name in dict.fromkeys((*labels.CATEGORIES, *labels.UNSEEN))}
     members = {name: found for name, found in members.items() if len(found) >= fewest}
-    seeds = np.random.default_rng(0).integers(len(baseline), size=(len(baseline), resamples))
-    seeds = np.concatenate([seeds, np.arange(len(baseline))[:, None]], 1)
+    seeds = seed_weights(len(baseline), resamples * SEED_DRAWS)
     before_images = [record.by_image(test_set) for record in baseline]
     by_row = [[record.by_image(test_set) for record in found] for found in without.values()]
-    draws = np.empty((resamples + 1, len(without), len(members)))
+    draws = np.empty((resamples * SEED_DRAWS + 1, len(without), len(members)))
     for column, chosen in enumerate(members.values()):
         weights = np.concatenate([resample(len(chosen), resamples), np.full((1, len(chosen)), 1 / len(chosen))])
         before = _drawn(before_images, chosen, weights)
         for row, found in enumerate(by_row):
-            change = _drawn(found, chosen, weights) / before - 1
-            draws[:, row, column] = 100 * mean_over_seeds(change.T, seeds)
+            change = 100 * (_drawn(found, chosen, weights) / before - 1)
+            draws[:-1, row, column] = mean_over_seeds(np.tile(change[:-1].T, SEED_DRAWS), seeds)
+            draws[-1, row, column] = change[-1].mean()
     return Sensitivity(draws, tuple(without), tuple(members), tuple(map(len, members.values())))
 
 

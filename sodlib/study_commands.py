@@ -147,7 +147,7 @@ def study_check(data: Root = None, results: Results = records.RESULTS) -> None:
     for key, problem in problems:
         typer.echo(f"{key} {problem}")
     if problems:
-        raise SodlibError(f"{len(problems)} problems in {results}")
+        raise SodlibError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {results}")
     typer.echo(f"{len(records.every(results))} records, all whole, of the same data and declared")
 
 

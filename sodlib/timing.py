@@ -1,13 +1,12 @@
 """How long networks take: measured in turns within one process, kept as records in `results/runtime/`, one file a part.
 
-In turns, a drift of the machine's speed hits all alike; so ratios are the medians of the ratios within a round.
+In turns, a drift of the machine's speed hits all alike; `speedup` is the median of the ratios within a round.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from .channels import ChannelPlan
 from .compiled import CompiledCSNet
 from .cost import count_macs
 from .csnet import CSNet, csnet
+from .files import written_whole
 from .folding import fold
 from .plain import PlainGOctConv, plain
 from .poolnet import PoolNet
@@ -276,12 +276,9 @@ def shown(fresh: bool, place: Path) -> dict[str, dict[str, Any]]:
 
 def write(part: str, content: dict[str, Any], place: Path = RESULTS) -> None:
     """Keep a part with the circumstances of its measurement."""
-    path = place / FOLDER / f"{part}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content | {"circumstances": circumstances()}, indent=1)
-    beside = path.with_suffix(".part")
-    beside.write_text(text + "\n")
-    os.replace(beside, path)
+    with written_whole(place / FOLDER / f"{part}.json") as beside:
+        beside.write_text(text + "\n")
 
 
 def read(part: str, place: Path = RESULTS) -> dict[str, Any] | None:

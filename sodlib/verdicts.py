@@ -92,6 +92,16 @@ def listed(rows: Iterable[Effect], equal: Collection[str] = ()) -> str:
     return "; ".join(f"{name}: {ours} {sign}" for (name, _, ours), sign in zip(rows, signs, strict=True))
 
 
+def answered(answers: Iterable[tuple[str, Evidence, str]]) -> pd.DataFrame:
+    """What a page found, for its end: a row a claim with the item that it was asked of and what its records say."""
+    return pd.DataFrame(
+        [
+            {"claim": claim, "here": here, "seeds": len(item.seeds), "preset": item.preset.name}
+            for claim, item, here in answers
+        ]
+    )
+
+
 def with_seeds(
     table: pd.DataFrame, item: Evidence | None, rows: Iterable[Row], equal: Collection[str] = ()
 ) -> pd.DataFrame:

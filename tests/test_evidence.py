@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from scipy import stats
 
 import sodlib
-from sodlib import charts, metrics, paper, records, study
+from sodlib import charts, metrics, paper, study
 from sodlib.description import CENTRE, Run
 from sodlib.evidence import Estimate, Evidence
 from sodlib.page import Page, _counted_clips, seed_luck
@@ -54,7 +55,7 @@ class Recorded:
 
 
 FIRST, SECOND = Run(), Run(decay="standard")
-LITTLE = {("ECSSD", measure): 1e-4 for measure in ("max_f", "mae")}
+LITTLE = {("ECSSD", measure, pruned): 1e-4 for measure in ("max_f", "mae") for pruned in (False, True)}
 
 
 def evidence(first, second=(), seeds=(0,)):
@@ -84,9 +85,7 @@ def test_a_single_seed_is_the_plain_bootstrap():
 
 def test_differences_are_paired():
     """A gain on every image is told apart long before two intervals cease to overlap."""
-    both = replace(
-        evidence([Recorded(shift=0.01)], [Recorded()]), luck={("ECSSD", "max_f"): 1e-4, ("ECSSD", "mae"): 1e-4}
-    )
+    both = replace(evidence([Recorded(shift=0.01)], [Recorded()]), luck=LITTLE)
     difference = both.difference(FIRST, SECOND)
     expected = metrics.paired(*(both.of(run)[0].result for run in (FIRST, SECOND)))["max_f"]
     assert (difference.value, difference.low, difference.high) == pytest.approx(expected, abs=1e-6)
@@ -98,9 +97,7 @@ def test_differences_are_paired():
 
 
 def test_a_network_that_knows_no_more_than_the_mean_mask_settles_nothing():
-    both = replace(
-        evidence([Recorded(shift=0.05)], [Recorded()]), luck={("ECSSD", "max_f"): 1e-4, ("ECSSD", "mae"): 1e-4}
-    )
+    both = replace(evidence([Recorded(shift=0.05)], [Recorded()]), luck=LITTLE)
     told = replace(both, records=both.records | {CENTRE: (Recorded(),)})
     assert told.knows_more(FIRST) and not told.knows_more(SECOND)
     for measure in ("max_f", "mae"):
@@ -195,8 +192,11 @@ def test_a_caption_says_what_the_numbers_are_from():
     one = evidence([Recorded()])
     assert one.caption == "preset brief (1,000 steps of 8 at 64 × 64); ECSSD, n = 60 of 1,000; seed 0"
     two = evidence([Recorded(), Recorded(1)], seeds=(0, 1))
-    assert two.caption.endswith("mean of seeds 0, 1")
-    assert replace(two, luck={("ECSSD", "max_f"): 0.02}).caption.endswith("make a difference of 0.014 in max F)")
+    luck = {("ECSSD", "max_f", False): 0.02, ("ECSSD", "max_f", True): 0.03}
+    assert two.caption.endswith("mean of seeds 0, 1") == replace(two, luck=luck).caption.endswith("seeds 0, 1")
+    assert replace(one, luck=luck).caption.endswith("seed 0 (seeds alone may make a difference of 0.020 in max F)")
+    both = replace(one, luck=luck, records=one.records | {Run(pruning=study.REDUNDANT): (Recorded(),)})
+    assert both.caption.endswith("make a difference of 0.020, 0.030 after pruning in max F)")
     text = provenance([one, two])
     assert text.count("Preset brief") == 1 and "2,000 of DUTS-TR/train-2000" in text and "Table 6 (0, 1)" in text
     assert "bfloat16" not in text
@@ -235,13 +235,20 @@ def test_a_small_difference_is_luck():
     assert Estimate(0.02, 0.01, 0.03, luck=np.nan).sign == "not known with one seed"
 
 
-def test_drawn_seeds_vary_as_much_as_new_ones_would():
-    """Without images to draw, the variance of the draws is that of a mean: the unbiased variance over the number."""
-    scores = np.array([0.60, 0.62, 0.67])
-    chosen = np.random.default_rng(0).integers(3, size=(3, 200_000))
-    drawn = metrics.mean_over_seeds(np.repeat(scores[:, None], 200_000, 1), chosen)
-    assert drawn.mean() == pytest.approx(scores.mean(), abs=1e-3)
-    assert drawn.var() == pytest.approx(scores.var(ddof=1) / 3, rel=0.01)
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_an_interval_over_seeds_is_students(seeds):
+    """Without images to draw, the interval of a mean is the textbook's, and so is that of every sum of values."""
+    scores = np.random.default_rng(3).normal(size=(2, seeds))
+    weights = metrics.seed_weights(seeds, 200_000)
+    means = [metrics.mean_over_seeds(np.repeat(row[:, None], 200_000, 1), weights) for row in scores]
+    for drawn, row in ((means[0], scores[0]), (means[0] - means[1], scores[0] - scores[1])):
+        expected = stats.t.interval(0.95, seeds - 1, row.mean(), stats.sem(row))
+        assert metrics.interval(drawn) == pytest.approx(expected, abs=0.02 * np.ptp(expected))
+
+
+def test_one_seed_adds_nothing():
+    values = np.random.default_rng(0).normal(size=(1, 10))
+    assert np.array_equal(metrics.mean_over_seeds(values, metrics.seed_weights(1, 10)), values[0])
 
 
 def test_what_seeds_do_is_pooled_over_trainings():
@@ -256,24 +263,30 @@ def test_what_seeds_do_is_pooled_over_trainings():
 
 
 def test_luck_counts_between_trainings():
-    single = replace(evidence([Recorded()], [Recorded()]), luck={("ECSSD", "max_f"): 0.05})
+    luck = {("ECSSD", "max_f", False): 0.05, ("ECSSD", "max_f", True): 0.08}
+    single = replace(evidence([Recorded()], [Recorded()]), luck=luck)
     assert single.difference(FIRST, SECOND).luck == 0.05 and np.isnan(single.difference(FIRST, SECOND, "mae").luck)
-    several = replace(evidence([Recorded()] * 4, [Recorded()] * 4, seeds=(0, 1, 2, 3)), luck=single.luck)
-    assert several.difference(FIRST, SECOND).luck == 0.025, "half as much for the means of four seeds"
-    assert several.difference(FIRST, SECOND, "mae").luck == 0, "where it is not known, the interval has the seeds"
+    several = replace(evidence([Recorded()] * 4, [Recorded()] * 4, seeds=(0, 1, 2, 3)), luck=luck)
+    assert several.difference(FIRST, SECOND).luck == 0, "the interval of several has the seeds"
     pruned = Run(pruning=study.REDUNDANT)
-    of_one_training = replace(single, records={FIRST: (Recorded(),), pruned: (Recorded(),)})
-    assert of_one_training.difference(pruned, FIRST).luck == 0
+    with_pruned = replace(single, records=single.records | {pruned: (Recorded(),)})
+    assert with_pruned.difference(pruned, FIRST).luck == 0, "of one training"
+    assert with_pruned.difference(pruned, SECOND).luck == 0.08, "pruned networks differ more"
+
+
+def test_a_pruning_that_destroys_a_network_is_seen_beside_the_mean_mask():
+    pruned = Run(pruning=study.REDUNDANT)
+    levels = {FIRST: 0.2, pruned: 0.0, CENTRE: 0.0}
+    item = replace(evidence(()), records={run: (Recorded(shift=shift),) for run, shift in levels.items()})
+    assert no_loss(item.difference(pruned, FIRST)) == "opposite"
+    blind = replace(item, records=item.records | {FIRST: (Recorded(shift=0.001),)})
+    assert no_loss(blind.difference(pruned, FIRST)) == "no more than the mean mask"
 
 
 def test_the_luck_of_a_page_is_of_its_presets_trainings():
-    spread = []
-    for run in study.TRAININGS:
-        several = [records.find(replace(run, seed=seed).key("lite"), records.RESULTS) for seed in study.SEEDS]
-        if all(several):
-            spread.append(np.var([one.data["scores"]["ECSSD"]["released"]["max_f"] for one in several], ddof=1))
-    luck = Page().evidence("Table 6")["Table 6"].luck
-    assert len(spread) > 1 and luck["ECSSD", "max_f"] == pytest.approx(1.96 * np.sqrt(2 * np.mean(spread)))
+    luck = Page().evidence("Figure 13")["Figure 13"].luck
+    assert {("ECSSD", measure, pruned) for measure in ("max_f", "mae") for pruned in (False, True)} <= set(luck)
+    assert all(0 < value < 0.1 for value in luck.values())
     assert not any(run.pruning or run.images or run.seed for run in study.TRAININGS)
 
 

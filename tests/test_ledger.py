@@ -9,11 +9,13 @@ from conftest import REPOSITORY
 from matplotlib import rc_context
 
 from sodlib import checkpoints, claims, cost, inventory, ledger, paper, records, semantics, side_by_side
-from sodlib.evidence import KNOWS_MORE, Estimate
+from sodlib.evidence import KNOWS_MORE, Estimate, Evidence
 from sodlib.page import Page
+from sodlib.sensitivity import Sensitivity
 from sodlib.study import (
     AT_SIZE,
     CENTRE,
+    DECAYS_COMPARED,
     HALVES,
     LOST,
     MATCHED,
@@ -120,9 +122,10 @@ def test_test_images_are_named_where_they_decide(found):
 
 
 def test_a_threshold_is_compared_at_the_papers_size_where_one_training_has_both(found):
-    item, sized = found["Table 10"], found[PUBLISHED_SIZES]
-    assert item.preset == sized.preset and "141K" in claims.thresholds(item, sized).ours
-    other = replace(sized, seeds=(0, 1, 2))
+    item = found["Table 10"]
+    sized = replace(found[PUBLISHED_SIZES], preset=item.preset, seeds=item.seeds)
+    assert "141K" in claims.thresholds(item, sized).ours
+    other = replace(sized, seeds=(7,))
     assert "141K" not in claims.thresholds(item, other).ours
     assert len(claims.thresholds(item, sized).signs) == len(claims.thresholds(item, other).signs) + 2
 
@@ -166,6 +169,19 @@ def test_nothing_follows_from_runs_that_are_not_recorded(found):
         assert "nan" not in entries[name].ours
 
 
+@pytest.mark.parametrize("item", ledger.ITEMS)
+def test_what_is_missing_stays_empty(found, item, monkeypatch):
+    """One run without a record takes nothing else away."""
+    monkeypatch.setattr(Evidence, "_estimate", lambda evidence, by_seed: Estimate(*[0.1 if by_seed else math.nan] * 3))
+    monkeypatch.setattr(
+        semantics, "sensitivity", lambda *given, **options: Sensitivity(np.ones((2, 2, 2)), *["ab"] * 3)
+    )
+    every = ledger.entries(found, {})
+    for run in found[item].records:
+        partly = replace(found[item], records={**found[item].records, run: ()})
+        assert ledger.entries({**found, item: partly}, {}).keys() == every.keys()
+
+
 def test_a_part_that_every_seed_must_show(found):
     item = found["Table 4"]
     saliency, classification = (
@@ -179,14 +195,52 @@ def test_a_part_that_every_seed_must_show(found):
 
 def test_the_shares_of_the_low_resolution(found):
     item = found["Figure 10"]
-    entry, run = claims.resolutions(item), Run(pruning=REDUNDANT)
+    run = Run(pruning=REDUNDANT)
+    item = replace(item, seeds=(0,), records={run: item.of(run)[:1]})
+    entry = claims.resolutions(item)
     layers = {layer["layer"]: layer["out"] for layer in item.of(run)[0].data["plan"]["layers"]}
     low, every = (
         sum(part(outputs) for name, outputs in layers.items() if name.startswith("stage4.") and len(outputs) > 1)
         for part in (lambda outputs: outputs[1], sum)
     )
-    assert len(item.seeds) == 1 and f", {low / every:.0%} [" in entry.ours
-    assert len(entry.signs) == 3 + 4
+    assert f", {low / every:.0%} [" in entry.ours
+    assert entry.signs == ("not known with one seed",) * (3 + 4)
+    shares = claims.resolutions(replace(item, seeds=(0, 1), records={run: item.of(run) * 2}))
+    assert shares.ours.partition(" [")[0] == entry.ours.partition(" [")[0] and {AGREES, OPPOSITE} & set(shares.signs)
+
+
+def test_a_part_without_an_interval():
+    assert claims.with_every([]) == "not recorded" and claims.with_every([True]) == "not known with one seed"
+    assert claims.with_every([True, True]) == AGREES and claims.with_every([False, False]) == OPPOSITE
+    assert claims.with_every([True, False]) == claims.with_every([None, None]) == "not told apart"
+    assert [claims.beyond(value, 0.02) for value in (0.02, -0.03, 0.01, math.nan)] == [True, False, None, None]
+
+
+class Scales:
+    def __init__(self, *scales):
+        self.found = np.array(scales)
+
+    def scales(self, layers=""):
+        return self.found
+
+
+def test_a_gap_is_where_no_scale_lies(found):
+    """Not more scales that are redundant, which a slope of scales without any gap has too."""
+    gap, slope = Scales(1e-30, 1e-30, 0.1, 0.1), Scales(1e-30, 1e-15, 1e-9, 0.1)
+    standard, dynamic = DECAYS_COMPARED[:2]
+
+    def signs(before, after):
+        item = replace(
+            found["Figure 5"], records=dict.fromkeys(DECAYS_COMPARED, ()) | {standard: before, dynamic: after}
+        )
+        return claims.gap(item).signs
+
+    severed = pytest.MonkeyPatch()
+    severed.setattr(claims, "severed", lambda records: 0)
+    assert signs([slope] * 2, [gap] * 2) == (AGREES, OPPOSITE) and signs([gap] * 2, [slope] * 2) == (OPPOSITE, AGREES)
+    assert signs([gap] * 2, [gap] * 2) == ("not told apart",) * 2
+    assert signs([slope, gap], [gap, gap]) == ("not told apart",) * 2
+    severed.undo()
 
 
 def test_sizes_and_the_mean_mask_are_parts_of_the_claims(found):

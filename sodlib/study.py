@@ -150,7 +150,9 @@ def _declare() -> Iterable[Declared]:
     yield from each((replace(run, pruning=REDUNDANT) for run in fusions), "Table 5")
 
     # What a network scores that has learned where objects usually lie, and nothing else.
-    yield from each([CENTRE], "Table 5", "Table 6", "Section 3.2", "Section 6.1")
+    yield from each([CENTRE], "Table 5", "Table 6", "Table 9", "Table 10", "Table 11", "Figure 11", "Figure 13",
+                    "Figure 14", "Section 3.2", "Section 6.1", "Algorithm 1", BEYOND_THE_PAPER,
+                    PUBLISHED_SIZES)  # fmt: skip
 
     # Table 6: split ratios with fixed channels, and two pruned networks.
     yield from each((Run(network=network, split=split) for network in ("csnet", "extractor") for split in SPLITS),

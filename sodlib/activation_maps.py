@@ -72,6 +72,7 @@ def localisation(maps: np.ndarray, objects: np.ndarray) -> dict[str, np.ndarray]
     ranks = (rankdata(flat, axis=1) * inside).sum(1) / np.maximum(inside.sum(1), 1)
     # Mann and Whitney: the mean rank of the object's pixels, from 0 where all others lie above to 1.
     auc = (ranks - (inside.sum(1) + 1) / 2) / np.maximum((~inside).sum(1), 1)
+    auc = np.where(inside.any(1) & ~inside.all(1), auc, 0.5)  # without an object or a background: nothing to tell
     return {
         "energy": energy,
         "pointing": pointing,

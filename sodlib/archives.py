@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from sodlib.data import SaliencySet, benchmark_name, data_root, find_set
+from sodlib.data import SaliencySet, benchmark_name, by_stem, data_root, find_set
 from sodlib.errors import SodlibError
 from sodlib.layouts import IMAGE_SUFFIXES, find_files
 
@@ -121,10 +121,10 @@ def fetch(name: str, root: str | Path | None = None) -> SaliencySet:
         archives = _archives(known, source, downloads)
         with tempfile.TemporaryDirectory(prefix=f".{known}-", dir=base) as scratch:
             unpacked = Path(scratch) / "unpacked"
+            unpacked.mkdir()
             for path in archives:
                 extract(path, unpacked, () if path.name == f"{known}.zip" else source.only)
-            ready = _arrange(unpacked, Path(scratch) / known, source.pairs)
-            ready.rename(target)
+            _arrange(unpacked, Path(scratch) / known, source.pairs).rename(target)
     pairs = find_set(known, base)
     if len(pairs) != source.pairs:
         raise SodlibError(
@@ -295,7 +295,7 @@ def _is_wanted(path: PurePosixPath, only: tuple[str, ...]) -> bool:
 
 
 def _arrange(unpacked: Path, target: Path, expected: int) -> Path:
-    """Move the set's files to `target/{images,masks}`, where they are as many pairs as expected."""
+    """Move the set's pairs to `target/{images,masks}`, where they are as many as expected."""
     images, masks = find_files(unpacked)
     paired = {path.stem for path in images} & {path.stem for path in masks}
     if len(paired) != expected:
@@ -305,6 +305,6 @@ def _arrange(unpacked: Path, target: Path, expected: int) -> Path:
         )
     for name, paths in (("images", images), ("masks", masks)):
         (target / name).mkdir(parents=True)
-        for path in paths:
-            path.rename(target / name / path.name)
+        for stem, path in by_stem(path for path in paths if path.stem in paired).items():
+            path.rename(target / name / f"{stem}{path.suffix}")
     return target

@@ -145,6 +145,9 @@ class ChannelPlan:
                     tuple(tuple(split) for split in layers["oct_fuse.ms"]["dilated_out"]),
                     layers["oct_fuse.fuse1x1"]["out"][0],
                 )
+            counts = [count for block in blocks for count in block]
+            if not all(isinstance(count, int) and count >= 0 for count in counts) or not all(map(any, blocks)):
+                raise SodlibError("channel plan: numbers of channels are whole, and every block has some")
             plan = cls(data.get("network", "csnet"), blocks, fusion, stages)
             ours = {entry["layer"]: (entry["in"], entry["out"]) for entry in plan.to_json()["layers"]}
         except (KeyError, TypeError, IndexError, AttributeError) as error:

@@ -78,6 +78,7 @@ class Classifier(CSNet):
             for name, module in self.named_children()
             if part != "all" and name not in names and name != "cls_layer"
         ]
+        self.requires_grad_(True)
         for module in self._frozen:
             module.requires_grad_(False)
 
@@ -102,7 +103,7 @@ def fit_probe(model: Classifier, train: tuple[Tensor, Tensor], validation: tuple
     model.eval()
     with torch.no_grad():
         features, held_out = (torch.cat([model.pooled(x) for x in part.split(32)]) for part, _ in (train, validation))
-    mean, deviation = features.mean(0), features.std(0).clamp_min(1e-12)
+    mean, deviation = features.mean(0), features.std(0, correction=int(len(features) > 1)).clamp_min(1e-12)
     best = (-1.0, 0.0)
     for penalty in PENALTIES:
         layer = nn.Linear(features.shape[1], model.classes).to(features.device)
@@ -134,4 +135,5 @@ def _minimise(layer: nn.Linear, features: Tensor, classes: Tensor, penalty: floa
 def class_logits(model: Classifier, images: Tensor, batch: int = 32) -> Tensor:
     """The logits `[N, classes]` of network inputs `[N, 3, S, S]`, in evaluation mode."""
     model.eval()
-    return torch.cat([model(part) for part in images.split(batch)])
+    device = next(model.parameters()).device
+    return torch.cat([model(part.to(device)) for part in images.split(batch)])

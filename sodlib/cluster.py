@@ -75,7 +75,8 @@ class Keeper:
                 _unpack(files, record.folder)
                 # The copy of the package that made it is no checkout: its commit is the queue's.
                 data = {**record.data, "commit": self.commit}
-                records.write(self.place, key, data, record.arrays, record.model())
+                model = record.model() if record.has_weights else None
+                records.write(self.place, key, data, record.arrays, model)
             Checkpoint(checkpoint_file(self.place, key)).remove()
 
     def say(self, line: str) -> None:
@@ -220,7 +221,8 @@ def _connected(address: str, preset: str) -> ModuleType:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, port), timeout=10).close()
         with tempfile.TemporaryDirectory() as folder:
-            for part in ["sodlib", *(["data/cutouts"] if _embedded(preset) else [])]:
+            # With the labels, and the photographs that every network's maps are kept of.
+            for part in ("sodlib", "data/cutouts", "data/photos", "data/labels"):
                 ignored = shutil.ignore_patterns("__pycache__")
                 shutil.copytree(REPOSITORY / part, Path(folder) / part, ignore=ignored)
             options = {"include_dashboard": False} if address == "local" else {}

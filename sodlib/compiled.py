@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .csnet import SIZE_MULTIPLE
 from .errors import SodlibError
 from .folding import FoldedCSNet
-from .kernels import compiled as compiled_source
+from .kernels import shared_library
 from .program import Program
 
 SOURCE = Path(__file__).with_name("forward.c")
@@ -31,7 +31,7 @@ RUNNING = threading.Lock()
 @cache
 def machine_code() -> ctypes.CDLL | None:
     """`forward.c`, compiled for this processor; None where there is no C compiler, or one that cannot."""
-    compiled = compiled_source(SOURCE)
+    compiled = shared_library(SOURCE)
     if compiled is not None:
         pointer, number = ctypes.c_void_p, ctypes.c_long
         compiled.forward.argtypes = [pointer, number, pointer, pointer, pointer, number, pointer, pointer]

@@ -133,7 +133,7 @@ def find_set(name: str | Path, root: str | Path | None = None) -> SaliencySet:
     there are no images, where an image has no mask, and where two files share a stem.
     """
     files = list_files(name, root)
-    images, masks = _by_stem(files.images), _by_stem(files.masks)
+    images, masks = by_stem(files.images), by_stem(files.masks)
     unpaired = sorted(images.keys() - masks.keys())
     if unpaired:
         raise SodlibError(
@@ -222,6 +222,8 @@ def read_pair(saliency_set: SaliencySet, index: int) -> tuple[np.ndarray, np.nda
 
 def _resolve(name: str, root: str | Path | None) -> tuple[str, Path, Callable[[set[str]], set[str]] | None]:
     """The set's name as shown, its folder, and what chooses its stems where it is a part of that folder."""
+    # A shell completes the name of a folder with a slash.
+    name = name.rstrip("/") or name
     if not name.strip():
         raise SodlibError("The name of the set is empty: name a set such as ECSSD, or a folder.")
     if name in EMBEDDED_SETS:
@@ -265,12 +267,13 @@ def _below_root(name: str, root: str | Path | None) -> Path:
     raise SodlibError(f"There is no set {name} in {base} (there: {listed}): name one of these{fetch}.")
 
 
-def _by_stem(paths: tuple[Path, ...]) -> dict[str, Path]:
-    by_stem: dict[str, Path] = {}
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """Files by their name without the suffix. Raises SodlibError where two share it."""
+    found: dict[str, Path] = {}
     for path in paths:
-        if (other := by_stem.setdefault(path.stem, path)) != path:
+        if (other := found.setdefault(path.stem, path)) != path:
             raise SodlibError(f"{other} and {path.name} share the name {path.stem}: keep one of the two.")
-    return by_stem
+    return found
 
 
 def _part(stems: set[str], part: str, benchmark: str) -> set[str]:
@@ -305,6 +308,9 @@ def _decode(path: str | Path, convert: Callable[[Image.Image], Image.Image | np.
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    # Pillow reads 16-bit PNG files in mode I too; elsewhere nothing says what white is.
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise ValueError("32-bit grey without a scale; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         return _upper_byte(image).convert("RGB")
     if "transparency" in image.info:
@@ -313,9 +319,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return _upper_byte(image)
-    return (_to_rgb(image) if image.mode == "P" else image).convert("L")
+    return (_to_rgb(image) if image.mode.startswith(("I", "F", "P")) else image).convert("L")
 
 
 def _upper_byte(image: Image.Image) -> Image.Image:

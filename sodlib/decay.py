@@ -103,8 +103,7 @@ class DynamicWeightDecay:
     def penalty(self) -> Tensor:
         """R, the sum of M(x) * gamma^2 / 2: all but "dynamic-written" add lambda_d * R to the loss. Detached."""
         pairs = zip(self.metrics(), self.gammas.values(), strict=True)
-        terms = [(metric * gamma.detach() ** 2).sum() for metric, gamma in pairs]
-        return torch.stack(terms).sum() / 2
+        return sum(((metric * gamma.detach() ** 2).sum() for metric, gamma in pairs), torch.zeros(())) / 2
 
     @torch.no_grad()
     def add_gradients(self, metrics: list[Tensor] | None = None) -> None:

@@ -103,5 +103,5 @@ def _sides(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except OSError as error:
+    except Exception as error:  # as of `data.read_image`
         raise SodlibError(f"{path} cannot be read as an image ({error}): replace the file.") from error

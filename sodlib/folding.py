@@ -147,7 +147,7 @@ class FoldedCSNet(nn.Module):
 
     def padded(self, images: Tensor) -> Tensor:
         """The images with sides that are multiples of 16."""
-        if images.dim() != 4 or images.shape[1] != 3:
+        if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise SodlibError(f"the network takes images [B, 3, H, W], not a tensor {list(images.shape)}")
         return _repeat_border(_repeat_border(images, 2), 3)
 

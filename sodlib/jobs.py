@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from . import networks, records
+from . import labels, networks, records
 from .channels import plan_channels
 from .cost import count_macs, paper_macc
 from .description import Run
@@ -43,7 +43,7 @@ def units(run: Run, preset: Preset) -> float:
     if run.network == MEAN_MASK or run.activation_map or (run.classification and run.classification.tuned == "probe"):
         return 0.0
     preset = run.settings(preset.name)
-    steps_per_epoch = preset.steps_per_epoch or TRAINING_IMAGES[preset.train] // preset.batch
+    steps_per_epoch = preset.steps_per_epoch or _images(run, preset) // preset.batch
     steps = preset.after_steps if run.pruning else preset.epochs * steps_per_epoch
     only_forward = run.pruning and run.pruning.afterwards != "finetuned"
     passes = 1 if only_forward or (run.classification and run.classification.tuned == "linear") else 3
@@ -51,6 +51,13 @@ def units(run: Run, preset: Preset) -> float:
         return steps * preset.batch * passes * _macs(run.network, preset.size)
     plan = plan_channels(run.network, run.width, run.split, run.stages)
     return steps * preset.batch * passes * paper_macc(plan, -(-preset.size // 16) * 16)
+
+
+@cache
+def _images(run: Run, preset: Preset) -> int:
+    """The training images of a run, by the labels where it takes only those of some."""
+    part = run.classification.images if run.classification else run.images
+    return len(labels.part(labels.categories("DUTS-TR"), part, "DUTS-TR")) if part else TRAINING_IMAGES[preset.train]
 
 
 @cache
@@ -255,8 +262,8 @@ def _note(outcome: Outcome, run: Run, code: int, preset: str) -> None:
 def named(key: str, preset: str, declared: Sequence[Declared]) -> Run:
     """The declared run of this key. Raises SodlibError for another."""
     for entry in declared:
-        if key in (entry.run.key(preset), entry.run.parent.key(preset)):
-            return entry.run if key == entry.run.key(preset) else entry.run.parent
+        if key == entry.run.key(preset):
+            return entry.run
     raise SodlibError(f"no declared run has the key {key!r} at {preset}; `sodlib study list` shows them")
 
 

@@ -33,7 +33,7 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shar
 
 
 @cache
-def compiled(source: Path) -> ctypes.CDLL | None:
+def shared_library(source: Path) -> ctypes.CDLL | None:
     """A file of C, compiled for this processor; None where there is no C compiler. What was compiled once is kept in
     the user's cache."""
     compiler = shutil.which("cc")
@@ -59,13 +59,16 @@ def compiled(source: Path) -> ctypes.CDLL | None:
                 os.replace(beside, kept)
             except OSError:  # no place to keep it
                 return ctypes.CDLL(str(path))
-    return ctypes.CDLL(str(kept))
+    try:
+        return ctypes.CDLL(str(kept))
+    except OSError:  # damaged, or in a place that nothing may be run from
+        return None
 
 
 @cache
 def compiled_source() -> ctypes.CDLL | None:
     """`norm_activation.c`, compiled; None where there is no C compiler."""
-    library = compiled(SOURCE)
+    library = shared_library(SOURCE)
     if library is not None:
         pointer, number, size = (ctypes.c_void_p, ctypes.c_double, [ctypes.c_long] * 2 + [ctypes.c_int] * 2)
         library.forward.argtypes = [pointer] * 10 + size + [number, number]
@@ -148,12 +151,17 @@ def stand_ins(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def replaced(model: nn.Module, parts: Mapping[str, Any]) -> Iterator[None]:
-    """While this lasts, the modules that have an attribute of one of these names have these instead."""
+    """While this lasts, the modules that have an attribute of one of these names have these instead, also inside of
+    another such time."""
     places = [(module, name) for module in model.modules() for name in parts if hasattr(module, name)]
+    before = [vars(module).get(name) for module, name in places]
     for module, name in places:
         setattr(module, name, parts[name])
     try:
         yield
     finally:
-        for module, name in places:
-            delattr(module, name)
+        for (module, name), part in zip(places, before, strict=True):
+            if part is None:
+                delattr(module, name)
+            else:
+                setattr(module, name, part)

@@ -26,7 +26,7 @@ from .severing import FADED
 def even_out(model: CSNet, kept: PerChannel, images: Tensor) -> CSNet:
     """A copy whose ILBlocks hand on a constant for every channel that is not kept: its mean over these images, `[B, 3,
     S, S]`, and over the positions. After `recalibrate`, that is the pruned network, where the fusion loses nothing and
-    1x1 convolutions follow (in all networks but Vanilla)."""
+    a 1x1 convolution follows: behind a stage's last block a 3x3 one does, which makes a new border of a constant."""
     even = copy.deepcopy(model)
     with _outputs(model) as outputs:
         model.eval()(images)
@@ -55,7 +55,7 @@ def told_by_redundant(model: CSNet, kept: PerChannel, images: Tensor) -> tuple[d
             if x is not None and not mask.all():
                 removed = x[:, ~mask]
                 found["redundant channels"] += removed.shape[1]
-                found["differ between images"] += int((removed.std(0).amax((1, 2)) > FADED).sum())
+                found["differ between images"] += int((removed.std(0, correction=0).amax((1, 2)) > FADED).sum())
                 positions = removed.mean(0).flatten(1).std(1, correction=0)
                 found["differ between positions"] += int((positions > FADED).sum())
     added = maps - even_out(model, kept, images)(images).sigmoid()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -237,23 +238,27 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor], reset: bool = True)
     `reset=False` goes on with the statistics as they are. The network is left in evaluation mode. On the processor the
     `kernels.stand_ins` are in place meanwhile, which equal torch's own parts up to rounding.
     """
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise SodlibError("recalibration needs at least one batch of images")
     norms = {module: module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
     for norm in norms if reset else ():
         norm.reset_running_stats()
         norm.momentum = 1.0
     device = next(model.parameters()).device
     model.train()
-    count = 0
-    # On CUDA their compilation would take longer than they save.
-    with replaced(model, stand_ins(device) if device.type == "cpu" else {}):
-        for images in batches:
-            model(images.to(device))
-            count += 1
-            for norm, momentum in norms.items():
-                norm.momentum = momentum
-    model.eval()
-    if not count:
-        raise SodlibError("recalibration needs at least one batch of images")
+    try:
+        # On CUDA their compilation would take longer than they save.
+        with replaced(model, stand_ins(device) if device.type == "cpu" else {}):
+            for images in chain([first], batches):
+                model(images.to(device))
+                for norm, momentum in norms.items():
+                    norm.momentum = momentum
+    finally:
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
+        model.eval()
 
 
 def _require_some(masks: tuple[Tensor, ...], name: str) -> None:

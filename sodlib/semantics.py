@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from scipy.stats import binom
 
 from . import labels
 from .claims import BUDGET, budget, missing, thousands, with_every
 from .description import Run
 from .evidence import Evidence
-from .sensitivity import p_value, sensitivity
+from .sensitivity import Sensitivity, p_value, sensitivity
 from .study import (
     COMPARED,
     FEWER,
@@ -44,20 +46,25 @@ def mechanism(item: Evidence) -> Entry:
     return Entry(in_words(names, (scratch, tuned, probes), signs), signs, item="Table 3", cause=why)
 
 
+def both_left_out(item: Evidence) -> list[str]:
+    """The categories of Figure 8 that are recorded with their control."""
+    return [name for name in labels.CATEGORIES if item.of(WITHOUT[name]) and item.of(FEWER[name])]
+
+
+def left_out(item: Evidence, runs: Mapping[str, Run], test_set: str) -> Sensitivity:
+    """What changes without a category (`runs`: WITHOUT) or without as many images of any (FEWER)."""
+    return sensitivity(item.of(LABELLED), {name: item.of(runs[name]) for name in both_left_out(item)}, test_set)
+
+
 def categories(item: Evidence) -> Entry:
     """By the paper's own criterion, its own category is not what most networks lose most of: opposite where it is so
     more often than by chance (p < 0.05). And by the statistic of page 04 beyond the control: opposite where p < 0.05
     and the interval lies below zero, as in the paper where no more than MARGIN can be lost."""
-    names = [name for name in labels.CATEGORIES if item.of(WITHOUT[name]) and item.of(FEWER[name])]
-    if not names or not item.of(LABELLED):
+    if not both_left_out(item) or not item.of(LABELLED):
         return missing("Figure 8")
     said, signs = [], []
-    fewest = 1 if item.preset.images else 10
     for test_set in (item.preset.tests[0], item.preset.part("labelled-test")):
-        without, fewer = (
-            sensitivity(item.of(LABELLED), {name: item.of(runs[name]) for name in names}, test_set, fewest=fewest)
-            for runs in (WITHOUT, FEWER)
-        )
+        without, fewer = (left_out(item, runs, test_set) for runs in (WITHOUT, FEWER))
         (worst, of), chance = without.lowest(), without.less(fewer).chance()
         value, low, high = without.less(fewer).own()
         by_chance = 1 / len(without.columns)

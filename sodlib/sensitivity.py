@@ -83,20 +83,22 @@ def sensitivity(
     baseline: Sequence[Record],
     without: Mapping[str, Sequence[Record]],
     test_set: str,
-    fewest: int = FEWEST,
+    fewest: int | None = None,
     resamples: int = 1000,
 ) -> Sensitivity:
     """The changes against the networks that were trained on everything, seed by seed.
 
     `without`: by category, the records of the networks trained without it, with the seeds of `baseline`. `fewest`: the
-    test images that a category must have. Raises SodlibError where the seeds differ, no record of `baseline` is given
-    or the test set has no labels.
+    test images that a category must have, FEWEST unless the preset scores only some of the set. Raises SodlibError
+    where the seeds differ, no record of `baseline` is given or the test set has no labels.
     """
     if not baseline:
         raise SodlibError("a change needs the network that was trained on everything; make its run first")
     if any(len(found) != len(baseline) for found in without.values()):
         raise SodlibError("a change needs the same seeds with and without a category; make the missing runs")
     shown = _shown(baseline[0], test_set)
+    if fewest is None:
+        fewest = 1 if baseline[0].data["preset"]["images"] else FEWEST
     members = {name: np.flatnonzero(shown == name) for name in dict.fromkeys((*labels.CATEGORIES, *labels.UNSEEN))}
     members = {name: found for name, found in members.items() if len(found) >= fewest}
     seeds = seed_weights(len(baseline), resamples * SEED_DRAWS)

@@ -135,6 +135,11 @@ def train(
     if distributed.joined():
         if teacher:
             raise SodlibError(f"{name}: a training with a teacher runs in one process; start it without torchrun")
+        if not isinstance(model, CSNet):
+            raise SodlibError(
+                f"{name}: the batch norms of other networks than CSNet see their own part of a batch alone; train it "
+                "in one process, without torchrun"
+            )
         distributed.tell((name, copy.deepcopy(model).cpu(), recipe, state["optimizer"] if state else {}))
     mean = mean_of(model, steps) if recipe.beyond.averaged else None
     with _engine(model, recipe) as engine:
@@ -144,7 +149,9 @@ def train(
             engine.restore(state["optimizer"])
             torch.set_rng_state(state["random"])
             step, history, before = state["step"], state["history"], state["seconds"]
-            losses = list(state["losses"].to(pixels.device))
+            losses = list(state["losses"].to(engine.device))
+            if "random on cuda" in state:
+                torch.cuda.set_rng_state(state["random on cuda"])
         started = time.monotonic()
 
         def keep() -> None:
@@ -154,6 +161,7 @@ def train(
                 "optimizer": engine.state(),
                 **({"mean": mean.state_dict()} if mean else {}),
                 "random": torch.get_rng_state(),
+                **({"random on cuda": torch.cuda.get_rng_state()} if engine.device.type == "cuda" else {}),
                 "step": step,
                 "history": history,
                 "losses": torch.stack(losses).cpu() if losses else torch.zeros(0),
@@ -165,7 +173,7 @@ def train(
         while step < last:
             rate = (cosine_rate if recipe.beyond.cosine else learning_rate_at)(step, steps, recipe.learning_rate)
             distributed.tell((step, rate))
-            images, targets = stream.batch(step)
+            images, targets = (x.to(engine.device, non_blocking=True) for x in stream.batch(step))
             losses.append(engine.step(images, taught(teacher, images, targets) if teacher else targets, rate))
             if mean:
                 mean.update_parameters(model)
@@ -196,7 +204,7 @@ def train(
                 losses, before, started = [], 0.0, time.monotonic()
             if checkpoint and (step == last or checkpoint.due()):
                 keep()
-            elif time.monotonic() > deadline:
+            elif step < last and time.monotonic() > deadline:
                 if checkpoint:
                     keep()
                 distributed.tell(None)
@@ -245,9 +253,10 @@ def validate(model: nn.Module, pixels: Pixels, size: int, batch: int = 32) -> di
     than the scores at full size, which are taken once when the training is over. Of a classifier, loss and
     accuracy."""
     model.eval()
-    parts = []
+    device, parts = next(model.parameters()).device, []
     for start in range(0, len(pixels), batch):
-        images, targets = pixels.squares(range(start, min(start + batch, len(pixels))), size)
+        squares = pixels.squares(range(start, min(start + batch, len(pixels))), size)
+        images, targets = (x.to(device) for x in squares)
         logits = model(images)
         if pixels.classes is not None:
             losses = F.cross_entropy(logits, targets, reduction="none")

@@ -79,6 +79,11 @@ def test_how_well_a_map_finds_an_object():
     assert found["separation"].tolist() == pytest.approx([2 * 28.5 / 48 - 1, 1 - 2 * 16 / 48, 0])
 
 
+def test_without_an_object_or_a_background_nothing_is_told_apart():
+    objects = np.stack([np.zeros((4, 4), bool), np.ones((4, 4), bool)])
+    assert localisation(np.eye(4, dtype=np.float32)[None].repeat(2, 0), objects)["separation"].tolist() == [0, 0]
+
+
 def test_mistakes_get_a_sentence(classifier, images):
     with pytest.raises(SodlibError, match="unknown kind of activation map 'saliency'"):
         activation_maps(classifier, images, CLASSES, "saliency")

@@ -129,6 +129,20 @@ def test_fetch_puts_images_and_masks_in_place(tmp_path, server, serve):
     assert len(server.requests) == 1
 
 
+def test_what_has_no_partner_stays_out(tmp_path, serve):
+    """Or the set would be refused ever after."""
+    alone = ("DUTS-TE/DUTS-TE-Image/d.jpg", picture("RGB", "jpeg", (90, 20, 200)))
+    pairs = [*zipfile.ZipFile(io.BytesIO(pack_set())).namelist()]
+    content = zipfile.ZipFile(io.BytesIO(pack_set()))
+    serve(pack([*((name, content.read(name)) for name in pairs), alone]))
+    assert fetch("DUTS-TE", tmp_path).stems == ("a", "b", "c")
+
+
+def test_an_archive_without_images(tmp_path, serve):
+    serve(pack([("readme.txt", b"nothing")]))
+    assert_fails(tmp_path, "images")
+
+
 def test_a_set_in_two_archives(tmp_path, server, monkeypatch):
     jpeg, png = picture("RGB", "jpeg", (90, 20, 200)), picture("L", "png")
     server.files["images.zip"] = pack([("images/0001.jpg", jpeg)])

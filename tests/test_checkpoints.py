@@ -70,7 +70,19 @@ def test_checkpoints_are_never_unpickled(tmp_path, small):
     torch.save({"state_dict": Trap()}, tmp_path / "trap2.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     (tmp_path / "noise.pth").write_bytes(b"noise")
-    for name in ("trap.pth", "trap2.pth", "list.pth", "noise.pth", "missing.pth"):
+    torch.save({"state_dict": torch.zeros(3)}, tmp_path / "tensor.pth")
+    torch.save({3: torch.zeros(3)}, tmp_path / "numbers.pth")
+    (tmp_path / "bytes.pth").write_bytes(bytes(range(256)))
+    for name in (
+        "trap.pth",
+        "trap2.pth",
+        "list.pth",
+        "noise.pth",
+        "missing.pth",
+        "tensor.pth",
+        "numbers.pth",
+        "bytes.pth",
+    ):
         with pytest.raises(sodlib.SodlibError, match=name):
             read_checkpoint(tmp_path / name)
     assert not (tmp_path / "sprung").exists()

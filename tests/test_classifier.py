@@ -55,6 +55,13 @@ def test_it_pools_what_the_saliency_network_upsamples(network, classifier, image
     assert torch.allclose(classifier(images), expected, atol=1e-4 * expected.abs().max())
 
 
+def test_what_is_tuned_next_is_not_held(classifier):
+    classifier.tune("linear")
+    assert not next(classifier.stage1.parameters()).requires_grad
+    classifier.tune("all")
+    assert all(parameter.requires_grad for parameter in classifier.parameters())
+
+
 @pytest.mark.parametrize("tuned", TUNED)
 def test_only_the_named_part_is_tuned(classifier, images, tuned):
     before = {name: value.clone() for name, value in classifier.state_dict().items()}

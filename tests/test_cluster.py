@@ -8,13 +8,14 @@ import tempfile
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import sodlib
 from sodlib import records, runs
 from sodlib.cluster import Keeper, RayWorkers, make
-from sodlib.description import Pruning, Run
+from sodlib.description import CENTRE, Pruning, Run
 from sodlib.jobs import PAUSED, work
 from sodlib.presets import PRESETS
 from sodlib.runs import Surroundings, checkpoint_file
@@ -41,6 +42,15 @@ def test_a_worker_that_was_given_up_for_lost_changes_nothing(tmp_path):
     assert Checkpoint(tmp_path / path).read() == {"step": 7} and not records.every(tmp_path)
     keeper.keep(key, turn, other.read_bytes())
     assert Checkpoint(tmp_path / path).read() == {"step": 8}
+
+
+def test_a_record_without_weights_is_delivered_too(tmp_path):
+    key, keeper = CENTRE.key("smoke"), Keeper(tmp_path / "cluster", None)
+    turn, _, _ = keeper.begin(CENTRE, "smoke", "node 1", math.inf)
+    record = runs.obtain(CENTRE, "smoke", Surroundings(tmp_path / "node"))
+    keeper.deliver(key, turn, {path.name: path.read_bytes() for path in record.folder.iterdir()})
+    (kept,) = records.every(tmp_path / "cluster")
+    assert kept.key == key and not kept.has_weights and kept.data["scores"] == record.data["scores"]
 
 
 def test_a_node_without_the_data_says_so(tmp_path):
@@ -186,5 +196,6 @@ def test_a_run_outlives_its_minutes_its_worker_and_its_node(cluster, slow, tmp_p
         for each in (record, alone)
     )
     assert next(histories) == next(histories)
+    assert np.array_equal(record.arrays["maps"], alone.arrays["maps"])
     states = (each.model().state_dict() for each in (record, alone))
     assert all(torch.equal(*pair) for pair in zip(*(state.values() for state in states), strict=True))

@@ -272,6 +272,19 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path):
     assert read_image(path)[..., 1].tolist() == [[0, 0, 1, 156, 255]]
 
 
+def test_grey_without_a_scale_is_refused(tmp_path):
+    for kind in (np.float32, np.int32):
+        path = tmp_path / f"{kind.__name__}.tif"
+        Image.fromarray(np.full((4, 6), 0.5 if kind is np.float32 else 200, kind)).save(path)
+        for read in (read_image, read_mask):
+            with pytest.raises(SodlibError, match="32-bit grey without a scale"):
+                read(path)
+
+
+def test_a_slash_at_the_end_is_no_part_of_a_name():
+    assert find_set("cutouts/test/") == find_set("cutouts/test")
+
+
 @pytest.mark.filterwarnings("error")
 def test_palette_images_and_masks_are_read_by_colour(tmp_path):
     image = Image.new("P", (2, 1))

@@ -209,8 +209,13 @@ def test_recalibration_moves_statistics_and_no_weight():
     torch.testing.assert_close(unit.bns["0"].running_mean, feature.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(unit.bns["0"].running_var, feature.var((0, 2, 3)), atol=1e-3, rtol=1e-3)
     assert unit.bns["0"].momentum == 0.1
+    before = unit.bns["0"].running_mean.clone()
     with pytest.raises(sodlib.SodlibError, match="at least one batch"):
         recalibrate(model, [])
+    assert torch.equal(unit.bns["0"].running_mean, before)
+    with pytest.raises(sodlib.SodlibError, match="takes images"):
+        recalibrate(model, [torch.randn(2, 4, 32, 32)])
+    assert unit.bns["0"].momentum == 0.1 and not model.training
 
 
 def test_recalibration_on_the_processor_equals_torch():

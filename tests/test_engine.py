@@ -78,7 +78,7 @@ def test_compiled_norm_activation(samples, channels, height, width, centre):
         inputs = x.detach().to(kind).requires_grad_()
         features = function(inputs, *ours)
         features.backward(gradient.to(kind))
-        pooled = getattr(features, "pooled", features.mean((2, 3)))
+        pooled = features.pooled if function is kernels.norm_activation_c else features.mean((2, 3))
         gradients = [tensor.grad for tensor in (inputs, ours[0].weight, ours[0].bias, ours[1].weight)]
         results.append([features, pooled, ours[0].running_mean, ours[0].running_var, *gradients])
         assert ours[0].num_batches_tracked == 1
@@ -194,3 +194,26 @@ def test_bad_arguments_get_a_sentence():
         pytest.raises(sodlib.SodlibError, match="another network"),
     ):
         engine.restore(state)
+
+
+@needs_compiler
+def test_parts_are_replaced_inside_of_another_time():
+    """As by a recalibration in the middle of a training."""
+    model = sodlib.csnet()
+    unit = model.stage0[0].conv1x1
+    plain = unit.norm_activation
+    with kernels.replaced(model, {"norm_activation": "outer"}):
+        with kernels.replaced(model, {"norm_activation": "inner"}):
+            assert unit.norm_activation == "inner"
+        assert unit.norm_activation == "outer"
+    assert unit.norm_activation == plain
+
+
+@needs_compiler
+def test_a_library_that_cannot_be_loaded_is_done_without(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert kernels.shared_library.__wrapped__(kernels.SOURCE) is not None
+    (kept,) = (tmp_path / "sodlib").glob("*.so")
+    kept.unlink()
+    kept.write_bytes(b"")
+    assert kernels.shared_library.__wrapped__(kernels.SOURCE) is None

@@ -2,19 +2,21 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
 
 import sodlib
 from sodlib import integrity, jobs, networks, records, runs, study
-from sodlib.description import Pruning, Run
+from sodlib.description import Classification, Pruning, Run
 from sodlib.jobs import PAUSED, work
 from sodlib.presets import PRESETS
 from sodlib.study import STUDY, Declared, by_item, choose
@@ -24,7 +26,7 @@ PRUNING = Pruning(parameters=100_000)
 
 
 def record(place, run, preset="smoke", weights=True):
-    folder = records.write(place, run.key(preset), {"hardware": "none"}, {}).folder
+    folder = records.write(place, run.key(preset), {"hardware": "none", "scores": {}}, {}).folder
     if weights:
         (folder / "weights.safetensors").touch()
 
@@ -128,7 +130,7 @@ def test_what_another_process_makes_is_left_to_it(tmp_path):
 
 
 def test_estimates_come_from_this_hardware(tmp_path):
-    described = {"hardware": "here", "seconds": 90.0, "evaluation_seconds": 10.0}
+    described = {"hardware": "here", "seconds": 90.0, "evaluation_seconds": 10.0, "scores": {}}
     data = {**described, "run": Run().description("lite")["run"], "preset": {"name": "lite"}}
     records.write(tmp_path, "one", data, {})
     records.write(tmp_path, "other", {**data, "hardware": "there", "seconds": 1e6}, {})
@@ -140,6 +142,14 @@ def test_estimates_come_from_this_hardware(tmp_path):
     assert jobs.estimate(Run(), fast, known) == pytest.approx(100 * longer, rel=0.02)
     assert math.isnan(jobs.estimate(Run(pruning=PRUNING), lite, known))
     assert math.isnan(jobs.estimate(Run(), lite, jobs.rates([], "here")))
+
+
+def test_fewer_images_are_less_work():
+    whole, brief = PRESETS["lite"], PRESETS["brief"]
+    labelled, classes = Run(images="labelled"), Run(images="classes", classification=Classification("random", "all"))
+    assert jobs.units(labelled, whole) == pytest.approx(jobs.units(Run(), whole) * 5657 / 10_050, rel=0.01)
+    assert jobs.units(classes, whole) == pytest.approx(jobs.units(Run(), whole) * 644 / 10_050, rel=0.01)
+    assert jobs.units(labelled, brief) == jobs.units(Run(), brief), "as many steps there"
 
 
 def test_a_damaged_record_does_not_stop_the_queue(tmp_path):
@@ -182,7 +192,7 @@ def test_the_study_is_declared_whole():
     }
     assert {run.stages for run in seed_0["Table 5"] if run.pruning} == {"4", "3-4", "2-4", "1-4"}
     assert len([run for run in seed_0["Table 9"] if run.pruning]) == 4
-    assert len(seed_0["Table 11"]) == 10
+    assert len([run for run in seed_0["Table 11"] if run != study.CENTRE]) == 10
     assert len([run for run in seed_0["Figure 13"] if run.pruning]) == 10
     assert {run.network for run in seed_0["Table 7"]} >= {"mean-mask", *networks.NAMES}
     assert {run.pretraining for run in seed_0["Figure 11"] if run.pruning} == {"", "folder", "categories"}
@@ -308,6 +318,15 @@ def test_what_check_finds(tmp_path):
         problems = integrity.check_records(tmp_path, STUDY)
         assert len(problems) == 1 and problems[0][0] == whole.key and problem in problems[0][1], problems
     (whole.folder / "record.json").write_text(text)
+    with pytest.raises(sodlib.SodlibError, match="no such folder"):
+        integrity.check_records(tmp_path / "nowhere", STUDY)
+    pruned = runs.obtain(Run(pruning=study.REDUNDANT), "smoke", runs.Surroundings(tmp_path))
+    assert integrity.check_records(tmp_path, STUDY) == []
+    arrays = {name: values + 1 if name.startswith("gamma/") else values for name, values in whole.arrays.items()}
+    np.savez(whole.folder / "arrays.npz", **arrays)
+    (found,) = integrity.check_records(tmp_path, STUDY)
+    assert found[0] == pruned.key and found[1].startswith("was pruned of another training")
+    shutil.rmtree(pruned.folder)
     (whole.folder / "arrays.npz").write_bytes(b"cut")
     (tmp_path / ".half").mkdir()
     assert [problem.split(" (")[0] for _, problem in integrity.check_records(tmp_path, STUDY)] == [

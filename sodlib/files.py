@@ -14,7 +14,7 @@ from .errors import SodlibError
 def written_whole(path: Path) -> Iterator[Path]:
     """A place beside `path` to write to; it becomes `path` at the end, or is gone after an error. Folders are made.
     Raises SodlibError where it cannot be written."""
-    beside = path.with_name(f".{path.name}.part")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside

@@ -131,13 +131,20 @@ def bootstrap(result: Mapping[str, Any], resamples: int = 10_000, seed: int = 0)
     `result` comes from `evaluate` or `curves.unpack`. The same seed draws the same images, so that the difference
     of two results on one set, draw by draw, is a paired bootstrap; `paired` makes it.
     """
-    return drawn_scores(result, resample(len(result["per_image"]["mae"]), resamples, seed))
+    images, random = len(result["per_image"]["mae"]), np.random.default_rng(seed)
+    # A thousand draws at a time, since of all of a large set the weights alone fill a gigabyte.
+    parts = [drawn_scores(result, _drawn(random, images, min(1000, resamples - start)))
+             for start in range(0, resamples, 1000)]  # fmt: skip
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def resample(images: int, resamples: int, seed: int = 0) -> np.ndarray:
     """Draws of all images with replacement: how often each image comes, as float64 weights `[resamples, images]`
     that sum to 1. In float32 the number of threads would show in the scores."""
-    random = np.random.default_rng(seed)
+    return _drawn(np.random.default_rng(seed), images, resamples)
+
+
+def _drawn(random: np.random.Generator, images: int, resamples: int) -> np.ndarray:
     return random.multinomial(images, [1 / images] * images, resamples) / images
 
 

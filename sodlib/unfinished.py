@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .errors import SodlibError
+from .files import written_whole
 
 #: Seconds between two checkpoints: what a sudden end costs at most.
 INTERVAL = 60.0
@@ -57,19 +58,13 @@ class Checkpoint:
 
     def put(self, content: bytes) -> None:
         """`write` the content of another checkpoint's file."""
-        beside = self.path.with_name(f".{self.path.name}.part")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
+            with written_whole(self.path) as beside, beside.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, self.path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise SodlibError(
-                f"{self.path}: the checkpoint cannot be written ({error.strerror}); free some space and run again"
-            ) from error
+        except SodlibError as error:
+            raise SodlibError(f"{error}: free some space for the checkpoint and run again") from error
         self._written = time.monotonic()
         self.saved(self.path)
 

@@ -126,7 +126,9 @@ class Evidence:
 
     def values(self, run: Run, measure: str = "max_f") -> list[float]:
         """The score with every seed."""
-        return [float(self._drawn(record)[measure][-1]) for record in self.of(run)]
+        if self.of_classifiers:
+            return [float(self._drawn(record)[measure][-1]) for record in self.of(run)]
+        return [record.data["scores"][self.test_set]["released"][measure] for record in self.of(run)]
 
     def difference(self, first: Run, second: Run, measure: str = "max_f") -> Estimate:
         """How far the first lies above the second, paired: every draw takes the same images for both, and seeds by

@@ -116,22 +116,33 @@ def prune(
     criterion: Annotated[CriterionName, typer.Option(help="What a channel's worth is.")] = CriterionName.gamma,
     threshold: Annotated[float | None, typer.Option(help="Keep channels that reach this score.")] = None,
     share: Annotated[float | None, typer.Option(help="Keep this share of every layer's channels.")] = None,
-    parameters: Annotated[int | None, typer.Option(help="Come to this many parameters.")] = None,
-    images: Annotated[str, typer.Option(help="Set whose images recalibrate batch norm.")] = "cutouts/train",
+    parameters: Annotated[
+        int | None,
+        typer.Option(
+            help="Come to this many parameters: with gamma by one threshold, else by the same share of every layer."
+        ),
+    ] = None,
+    images: Annotated[
+        str, typer.Option(help="Set whose images recalibrate batch norm: best the one that the network learned from.")
+    ] = "cutouts/train",
     batches: Annotated[int, typer.Option(min=1, help="Batches of 8 for the recalibration.")] = 50,
     data: Root = None,
 ) -> None:
     """Prune a trained network, then estimate its batch norm statistics anew."""
     _named(output, ".safetensors")
     network = _saliency_network(model)
-    kept = pruning.keep(network, criterion.value, threshold=threshold, share=share, parameters=parameters)
+    # Of the other criteria one threshold says little: their scores differ in scale from layer to layer.
+    ranking = "network" if criterion is CriterionName.gamma else "layer"
+    kept = pruning.keep(
+        network, criterion.value, threshold=threshold, share=share, parameters=parameters, ranking=ranking
+    )
     smaller = pruning.prune(network, kept)
     stream = Stream(open_pixels(sets.find_set(images, data)), network.input_size, 8, seed=0)
     inputs = (x for x, _ in stream.batches(batches))
     pruning.recalibrate(smaller, tqdm(inputs, "recalibrating", batches, disable=None))
     checkpoints.save(smaller, output)
     before, after = cost.count_parameters(network), cost.count_parameters(smaller)
-    typer.echo(f"{output}: {after:,} of {before:,} parameters")
+    typer.echo(f"{output}: {after:,} of {before:,} parameters, recalibrated on {batches} batches of {images}")
 
 
 @app.command()
@@ -183,12 +194,15 @@ def predict(
     """Write the saliency map of a photograph, or of all photographs in a folder, as 8-bit PNG."""
     network, source = _saliency_network(model), Path(os.path.abspath(source))
     if source.is_dir():
-        photographs = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        found = (p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        photographs = sorted(found)
         if not photographs:
             raise SodlibError(f"{source} holds no photographs; give a folder of .jpg, .png, .webp or .bmp files")
         folder = output or source.with_name(source.name + "-maps")
         stems = Counter(photograph.stem for photograph in photographs)
         targets = [folder / f"{one.stem if stems[one.stem] == 1 else one.name}.png" for one in photographs]
+        if twice := next((one for one, count in Counter(targets).items() if count > 1), None):
+            raise SodlibError(f"two photographs of {source} would both become {twice.name}; rename one of them")
     else:
         photographs, name = [source], source.stem + "-map.png"
         targets = [output / name if output and output.is_dir() else output or source.with_name(name)]

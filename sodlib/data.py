@@ -240,7 +240,7 @@ def _resolve(name: str, root: str | Path | None) -> tuple[str, Path, Callable[[s
     if known and re.fullmatch(parts, part):
         return f"{known}/{part}", _below_root(known, root), lambda stems: _part(stems, part, known)
     path = Path(os.path.expanduser(name))
-    is_path = path.is_absolute() or len(path.parts) != 1 or path.parts[0] == ".."
+    is_path = path.is_absolute() or len(path.parts) != 1 or path.parts[0] == ".." or name.startswith("./")
     if is_path and path.is_dir():
         return name, path, None
     if path.is_absolute():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ def check_records(place: Path, declared: Collection[Declared], root: Path | None
             seen.setdefault(_at(record, name), Counter())[fingerprint] += 1
     for key, record in whole.items():
         for name, fingerprint in record.data["fingerprints"].items():
-            expected = _present(record, name, root) or seen[_at(record, name)].most_common(1)[0][0]
+            present = _present(record.data["preset"]["name"], name, root)
+            expected = present or seen[_at(record, name)].most_common(1)[0][0]
             if fingerprint != expected:
                 problems.append((key, f"was made with another {name} ({fingerprint}, not {expected}); run it again"))
         run = Run.described(record.data["run"])
@@ -64,10 +66,11 @@ def _at(record: Record, name: str) -> str:
     return f"{name} {record.data['preset']['images']}"
 
 
-def _present(record: Record, name: str, root: Path | None) -> str | None:
+@cache
+def _present(preset: str, name: str, root: Path | None) -> str | None:
     """The fingerprint of the set below the data root, where it is there."""
     try:
-        return PRESETS[record.data["preset"]["name"]].load(name, root).fingerprint
+        return PRESETS[preset].load(name, root).fingerprint
     except SodlibError:
         return None
 

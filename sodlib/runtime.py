@@ -23,6 +23,7 @@ from .csnet import CSNet
 from .errors import SodlibError
 from .files import written_whole
 from .folding import FoldedCSNet, fold
+from .u2net import ONNX_INPUT
 
 #: Opset of the ONNX files: the first with PReLU and resizing as they are used here that every runtime of today reads.
 OPSET = 18
@@ -59,7 +60,7 @@ class OnnxRuntime(Engine):
         )
 
     def run(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self._session.run(None, {"images": images.numpy()})[0])
+        return torch.from_numpy(self._session.run(None, {ONNX_INPUT: images.numpy()})[0])
 
 
 class OpenVino(Engine):
@@ -181,7 +182,7 @@ def onnx_content(network: FoldedCSNet) -> bytes:
     with _quiet():
         program = torch.onnx.export(
             _exported(network),
-            input_names=["images"],
+            input_names=[ONNX_INPUT],
             output_names=["logits"],
             opset_version=OPSET,
             dynamo=True,

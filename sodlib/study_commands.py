@@ -188,6 +188,8 @@ _TOLD = {
 def show(record: records.Record) -> None:
     """Print what a record says in a few lines."""
     typer.echo(f"{record.key}: {record.data['parameters']:,} parameters")
+    if record.has_weights:
+        typer.echo(f"  weights: {record.folder / 'weights.safetensors'}")
     if cut := severed_layers(record):
         typer.echo(f"  nothing passes {len(cut)} of its layers (severed, page 02); the first is {cut[0]}")
     for name, by_protocol in record.data["scores"].items():

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from .errors import SodlibError
 from .images import MEAN, STANDARD_DEVIATION, normalise
 
+#: What `runtime.export` names the input of its files.
+ONNX_INPUT = "images"
+
 
 class U2NetP(nn.Module):
     """The network in `path`, with the preparation that its authors give it: the photograph over its brightest value,
@@ -42,6 +45,8 @@ class U2NetP(nn.Module):
         self.weights = nn.ParameterList(nn.Parameter(torch.tensor(value), requires_grad=False) for value in weights)
         self._values = (*self._graph.value_info, *self._graph.output)
         self._input = self._session.get_inputs()[0].name
+        if self._input == ONNX_INPUT:
+            raise SodlibError(f"{path}: was exported from a network of this project; name that network instead")
 
     def forward(self, images: Tensor) -> Tensor:
         deviation, mean = (torch.tensor(values).view(3, 1, 1) for values in (STANDARD_DEVIATION, MEAN))

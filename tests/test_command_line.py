@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import zeros
 
 from sodlib import __main__ as command
-from sodlib import checkpoints, networks, prediction, records
+from sodlib import checkpoints, networks, prediction, pruning, records
 from sodlib.channels import plan_channels
 from sodlib.classifier import Classifier
 
@@ -107,7 +107,7 @@ def test_a_record_has_a_plain_name_and_one_network(capfd, tmp_path, model):
             capfd, "evaluate", model, "cutouts/validation", f"--record={name}", "--results", results
         )
         assert code == 2 and "cannot name a record" in complaint and (results / "kept").is_dir()
-    records.write(results / "published", "same", {"parameters": 5}, {})
+    records.write(results / "published", "same", {"parameters": 5, "scores": {}}, {})
     code, _, complaint = sodlib(
         capfd, "evaluate", model, "cutouts/validation", "--record", "same", "--results", results
     )
@@ -122,6 +122,30 @@ def test_evaluate_and_prune(capfd, tmp_path, model):
     assert checkpoints.load(tmp_path / "half.safetensors").input_size == 32
     code, out, _ = sodlib(capfd, "evaluate", tmp_path / "half.safetensors", "cutouts/validation")
     assert code == 0 and "150 images" in out and "max F" in out
+
+
+def test_parameters_are_come_to_by_one_threshold_of_gamma(capfd, tmp_path, model):
+    """As the networks that ship were pruned."""
+    target = tmp_path / "small.safetensors"
+    code, out, _ = sodlib(capfd, "prune", model, "--parameters", "94000", "--batches", "1", "-o", target)
+    network = checkpoints.load(model)
+    kept = pruning.keep(network, parameters=94_000, ranking="network")
+    assert code == 0 and checkpoints.load(target).plan == pruning.prune(network, kept).plan
+    assert "recalibrated on 1 batches of cutouts/train" in out
+
+
+def test_two_photographs_with_one_map(capfd, tmp_path, model, photograph):
+    for name in ("a.png", "a.webp", "a.png.jpg"):
+        Image.open(photograph).save(tmp_path / name)
+    code, _, complaint = sodlib(capfd, "predict", tmp_path, "--model", model, "-o", tmp_path / "maps")
+    assert code == 2 and "would both become a.png.png" in complaint and not (tmp_path / "maps").exists()
+
+
+def test_an_exported_network_is_not_taken_for_another(capfd, tmp_path, model):
+    pytest.importorskip("onnxruntime")
+    assert sodlib(capfd, "export", model, tmp_path / "out.onnx")[0] == 0
+    code, _, complaint = sodlib(capfd, "evaluate", tmp_path / "out.onnx", "cutouts/validation")
+    assert code == 2 and "exported from a network of this project" in complaint
 
 
 def test_study_list_and_data_check(capfd, tmp_path):

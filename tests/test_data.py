@@ -285,6 +285,16 @@ def test_a_slash_at_the_end_is_no_part_of_a_name():
     assert find_set("cutouts/test/") == find_set("cutouts/test")
 
 
+def test_a_folder_here_is_found_beside_a_data_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SODLIB_DATA", str(tmp_path / "root"))
+    (tmp_path / "root").mkdir()
+    for part, suffix in (("images", ".jpg"), ("masks", ".png")):
+        (tmp_path / "mine" / part).mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / "mine" / part / f"a{suffix}")
+    assert find_set("./mine").stems == ("a",)
+
+
 @pytest.mark.filterwarnings("error")
 def test_palette_images_and_masks_are_read_by_colour(tmp_path):
     image = Image.new("P", (2, 1))

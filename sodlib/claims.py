@@ -125,13 +125,12 @@ def blocks(item: Evidence) -> Entry:
 
 def with_every(seeds: Sequence[bool | None]) -> str:
     """The sign of a part that holds, or not, with every seed; None: too near to tell."""
+    if not seeds:
+        return holds(None)
     if len(seeds) == 1:
         return "not known with one seed"
-    return (
-        holds(seeds[0])
-        if len(set(seeds)) == 1 and seeds[0] is not None
-        else ("not told apart" if seeds else holds(None))
-    )
+    alike = seeds[0] if len(set(seeds)) == 1 else None
+    return "not told apart" if alike is None else holds(alike)
 
 
 def beyond(difference: float, least: float) -> bool | None:

@@ -15,7 +15,7 @@ from sodlib.beyond import TEACHING, WAYS, WINDOW, cosine_rate, mean_of, overlap_
 from sodlib.data import find_set
 from sodlib.description import TEACHER, Run
 from sodlib.pixels import CONTRAST, Stream, open_pixels
-from sodlib.study import BEYOND, BEYOND_THE_PAPER, IMAGENET, STUDY
+from sodlib.study import BEYOND, BEYOND_THE_PAPER, CENTRE, IMAGENET, STUDY
 from sodlib.training import Recipe, seed_everything, train
 from sodlib.unfinished import Checkpoint, Paused
 
@@ -120,6 +120,7 @@ def test_what_is_declared():
     assert {entry.run for entry in STUDY if BEYOND_THE_PAPER in entry.feeds and entry.run.seed == 0} == {
         *BEYOND.values(),
         TEACHER,
+        CENTRE,
     }
     with pytest.raises(sodlib.SodlibError, match="unknown way of training 'better'"):
         _ = Run(beyond="better").parent

@@ -211,9 +211,11 @@ def test_parts_are_replaced_inside_of_another_time():
 
 @needs_compiler
 def test_a_library_that_cannot_be_loaded_is_done_without(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "whole"))
     assert kernels.shared_library.__wrapped__(kernels.SOURCE) is not None
-    (kept,) = (tmp_path / "sodlib").glob("*.so")
-    kept.unlink()
-    kept.write_bytes(b"")
+    (kept,) = (tmp_path / "whole" / "sodlib").glob("*.so")
+    # Elsewhere, since what has been loaded from a place is not loaded again.
+    (tmp_path / "cut" / "sodlib").mkdir(parents=True)
+    (tmp_path / "cut" / "sodlib" / kept.name).write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cut"))
     assert kernels.shared_library.__wrapped__(kernels.SOURCE) is None

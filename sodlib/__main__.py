@@ -35,7 +35,7 @@ from .decay import DECAYS
 from .description import PRETRAININGS, Run
 from .errors import SodlibError, memory_named
 from .files import written_whole
-from .layouts import IMAGE_SUFFIXES
+from .layouts import image_files
 from .pixels import Stream, open_pixels
 from .progress import observer
 from .study_commands import Preset, PresetName, Results, Root, show
@@ -194,8 +194,7 @@ def predict(
     """Write the saliency map of a photograph, or of all photographs in a folder, as 8-bit PNG."""
     network, source = _saliency_network(model), Path(os.path.abspath(source))
     if source.is_dir():
-        found = (p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-        photographs = sorted(found)
+        photographs = image_files(source)
         if not photographs:
             raise SodlibError(f"{source} holds no photographs; give a folder of .jpg, .png, .webp or .bmp files")
         folder = output or source.with_name(source.name + "-maps")

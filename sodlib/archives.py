@@ -305,6 +305,6 @@ def _arrange(unpacked: Path, target: Path, expected: int) -> Path:
         )
     for name, paths in (("images", images), ("masks", masks)):
         (target / name).mkdir(parents=True)
-        for stem, path in by_stem(path for path in paths if path.stem in paired).items():
-            path.rename(target / name / f"{stem}{path.suffix}")
+        for path in by_stem(path for path in paths if path.stem in paired).values():
+            path.rename(target / name / path.name)
     return target

@@ -75,8 +75,8 @@ def _at(folder: Path) -> tuple[Files, Files] | None:
     for images_name, masks_name in _LAYOUTS:
         images, masks = _descend(folder, images_name), _descend(folder, masks_name)
         if images and masks:
-            return _image_files(images), _image_files(masks)
-    files = _image_files(folder)
+            return image_files(images), image_files(masks)
+    files = image_files(folder)
     masks = tuple(path for path in files if path.suffix.lower() == ".png")
     images = tuple(path for path in files if path.suffix.lower() != ".png")
     if {path.stem for path in masks} & {path.stem for path in images}:
@@ -94,7 +94,8 @@ def _descend(folder: Path, names: str) -> Path | None:
     return folder
 
 
-def _image_files(folder: Path) -> Files:
+def image_files(folder: Path) -> Files:
+    """The images inside, sorted; hidden ones left out."""
     with os.scandir(folder) as entries:
         names = sorted(
             entry.name

@@ -173,8 +173,11 @@ def train(
         while step < last:
             rate = (cosine_rate if recipe.beyond.cosine else learning_rate_at)(step, steps, recipe.learning_rate)
             distributed.tell((step, rate))
-            images, targets = (x.to(engine.device, non_blocking=True) for x in stream.batch(step))
-            losses.append(engine.step(images, taught(teacher, images, targets) if teacher else targets, rate))
+            images, targets = stream.batch(step)
+            if teacher:
+                images, targets = (x.to(engine.device) for x in (images, targets))
+                targets = taught(teacher, images, targets)
+            losses.append(engine.step(images, targets, rate))
             if mean:
                 mean.update_parameters(model)
             step += 1

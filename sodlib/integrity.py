@@ -48,10 +48,11 @@ def check_records(place: Path, declared: Collection[Declared], root: Path | None
     for record in whole.values():
         for name, fingerprint in record.data["fingerprints"].items():
             seen.setdefault(_at(record, name), Counter())[fingerprint] += 1
+    present = cache(_present)
     for key, record in whole.items():
         for name, fingerprint in record.data["fingerprints"].items():
-            present = _present(record.data["preset"]["name"], name, root)
-            expected = present or seen[_at(record, name)].most_common(1)[0][0]
+            there = present(record.data["preset"]["name"], name, root)
+            expected = there or seen[_at(record, name)].most_common(1)[0][0]
             if fingerprint != expected:
                 problems.append((key, f"was made with another {name} ({fingerprint}, not {expected}); run it again"))
         run = Run.described(record.data["run"])
@@ -66,7 +67,6 @@ def _at(record: Record, name: str) -> str:
     return f"{name} {record.data['preset']['images']}"
 
 
-@cache
 def _present(preset: str, name: str, root: Path | None) -> str | None:
     """The fingerprint of the set below the data root, where it is there."""
     try:

@@ -15,10 +15,10 @@ import torch
 from conftest import REPOSITORY
 
 import sodlib
-from sodlib import integrity, jobs, networks, records, runs, study
+from sodlib import data, integrity, jobs, networks, records, runs, study
 from sodlib.description import Classification, Pruning, Run
 from sodlib.jobs import PAUSED, work
-from sodlib.presets import PRESETS
+from sodlib.presets import PRESETS, Preset
 from sodlib.study import STUDY, Declared, by_item, choose
 from sodlib.unfinished import Checkpoint
 
@@ -303,10 +303,14 @@ def test_the_queue_ends_with_its_process_and_goes_on(tmp_path):
     assert integrity.check_records(tmp_path, STUDY) == []
 
 
-def test_what_check_finds(tmp_path):
+def test_what_check_finds(tmp_path, monkeypatch):
     whole = runs.obtain(Run(), "smoke", runs.Surroundings(tmp_path))
     assert integrity.check_records(tmp_path, STUDY) == []
     assert integrity.check_records(tmp_path, [])[0][1].startswith("is no longer declared")
+    with monkeypatch.context() as sets:
+        sets.setattr(Preset, "load", lambda _, name, root: data.find_set(name, root).subset(range(3), name))
+        problems = [problem.split(" (")[0] for _, problem in integrity.check_records(tmp_path, STUDY)]
+        assert problems == [f"was made with another cutouts/{part}" for part in ("train", "validation", "test")]
     text = (whole.folder / "record.json").read_text()
     for old, new, problem in [
         ('"history"', '"past"', "is incomplete (no history)"),

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import (
@@ -38,7 +38,7 @@ from .files import written_whole
 from .layouts import image_files
 from .pixels import Stream, open_pixels
 from .progress import observer
-from .study_commands import Preset, PresetName, Results, Root, show
+from .study_commands import PRESETS_TO_CHOOSE, Preset, PresetName, Results, Root, show
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,7 +65,9 @@ DEFAULT_MODEL = "csnet-x1-l-overlap-fast"
 @app.command()
 def reproduce(
     only: Annotated[list[str] | None, typer.Argument(help="Notebooks by number or name; all by default.")] = None,
-    preset: Annotated[PresetName | None, typer.Option(help="Make or show the runs of this preset.")] = None,
+    preset: Annotated[
+        PresetName | None, typer.Option(metavar=PRESETS_TO_CHOOSE, help="Make or show the runs of this preset.")
+    ] = None,
     data: Root = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Make every run anew, at smoke unless a preset is given.")
@@ -173,7 +175,16 @@ def evaluate(
         return
     if folder.is_dir() and size is not None:
         raise SodlibError("maps that are there have no input size; leave out --size")
-    with memory_named(f"--size {size}" if size else model, "give a smaller --size"):
+    with (
+        memory_named(f"--size {size}" if size else model, "give a smaller --size"),
+        tqdm(desc=chosen.name, total=len(chosen), unit="image", leave=False, disable=None) as bar,
+    ):
+        if isinstance(maps, nn.Module):
+
+            def count(_: nn.Module, __: tuple[Tensor], logits: Tensor) -> None:
+                bar.update(len(logits))
+
+            maps.register_forward_hook(count)
         result = metrics.evaluate(maps, chosen, protocol.value, size)
     draws = metrics.bootstrap(result)
     typer.echo(f"{chosen.name}, {result['images']} images, protocol {protocol.value}")
@@ -204,7 +215,8 @@ def predict(
             raise SodlibError(f"two photographs of {source} would both become {twice.name}; rename one of them")
     else:
         photographs, name = [source], source.stem + "-map.png"
-        targets = [output / name if output and output.is_dir() else output or source.with_name(name)]
+        into_folder = output and (output.is_dir() or not output.suffix)
+        targets = [output / name if into_folder else output or source.with_name(name)]
         _named(targets[0], ".png")
     # Also where either is a link to the other.
     taken = {*photographs, *(photograph.resolve() for photograph in photographs)}
@@ -221,9 +233,12 @@ def predict(
     if made:
         where = f"{targets[0]}" if len(targets) == 1 else f"{made} map{'' if made == 1 else 's'} in {targets[0].parent}"
         typer.echo(f"{where} (engine: {engine})")
+    if len(unread) > 1:
+        for error in unread:
+            typer.echo(f"{error}", err=True)
+        raise SodlibError(f"{len(unread)} of {len(targets)} files in {source} cannot be read; see above")
     if unread:
-        rest = f" ({len(unread) - 1} more like it)" if len(unread) > 1 else ""
-        raise SodlibError(f"{unread[0]}{rest}")
+        raise unread[0]
 
 
 @app.command()

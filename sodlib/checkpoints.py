@@ -56,6 +56,8 @@ def load(name_or_path: str | Path) -> nn.Module:
             raise SodlibError(f"unknown model {str(name_or_path)!r}; shipped: {known}; or give a .safetensors file")
     if path.suffix == ".onnx":
         return U2NetP(path).eval()
+    if not path.is_file():
+        raise SodlibError(f"there is no file {path}; give a .safetensors file, or the name of a network that ships")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -140,7 +140,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
              *(replace(run, activation_map=method) for run in (tuned, linear)), "energy")
             for name, method in (("CAM", "cam"), ("Grad-CAM", "grad-cam"))
         ], "the sign of a class weight decides on which side of the object a map lies; objects lie near the centre"),
-            semantics.looking(found["Figure 9"], tuned)),
+            semantics.looking(found["Figure 9"], "everything tuned", tuned)),
         "figure10": at(PRUNING, "What is kept (Figure 10)", claims.resolutions(found["Figure 10"])),
         "figure11": at(PRETRAINED, "How fast the error falls (Figure 11)", semantics.convergence(found["Figure 11"])),
         "figure13": beside(sized, "at equal sizes", sizes, "max_f", at(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data import SaliencySet, read_mask
+from .data import SaliencySet, find_set, read_mask
 from .errors import SodlibError
 from .prediction import predict_set
 
@@ -31,17 +31,19 @@ SMOOTHING = 1e-4
 
 def evaluate(
     model_or_maps: nn.Module | str | Path | Mapping[str, np.ndarray],
-    dataset: SaliencySet,
+    dataset: SaliencySet | str | Path,
     protocol: str = "released",
     size: int | None = None,
 ) -> dict[str, Any]:
-    """Score a network, a folder of PNG maps, or maps by file stem (uint8 `[H, W]`) on a set.
+    """Score a network, a folder of PNG maps, or maps by file stem (uint8 `[H, W]`) on a set, or on that of this name
+    (`data.find_set`: "cutouts/test", or with SODLIB_DATA set "ECSSD").
 
     Returns "max_f", "mae", "curve" (256 values each of "precision", "recall" and "f" over the thresholds),
     "images", "protocol", and "per_image" ("precision" and "recall" `[N, 256]`, "mae" `[N]`), from which
-    `bootstrap` makes confidence intervals. Raises SodlibError for an unknown protocol, a missing map, or a map
-    of another size than its ground truth.
+    `bootstrap` makes confidence intervals. Raises SodlibError for an unknown protocol, a missing set or map, or a
+    map of another size than its ground truth.
     """
+    dataset = dataset if isinstance(dataset, SaliencySet) else find_set(dataset)
     return evaluate_all(model_or_maps, dataset, (protocol,), size)[protocol]
 
 

@@ -103,19 +103,19 @@ def tasks(item: Evidence, *limits: float) -> Entry:
     return Entry("; ".join(said), tuple(signs), item="Table 4", cause=BUDGET + epochs, scored=False)
 
 
-def looking(item: Evidence, tuned: Run) -> Entry:
-    """That the maps of a network tuned in all its parts are on the object, beyond its share of the image, and point at
-    it more often than the image's centre does."""
+def looking(item: Evidence, name: str, network: Run, claimed: float = 1.0) -> Entry:
+    """How far the maps of a network are on the object, beyond its share of the image, and point at it more often than
+    the image's centre does; `claimed`: the sign that this should have."""
     measures = {
         "energy beyond area": "energy less the object's area",
         "pointing beyond centre": "pointing less the centre's",
     }
     ours = {
-        f"{kind}, everything tuned: {words}": item.score(replace(tuned, activation_map=method), measure)
+        f"{kind}, {name}: {words}": item.score(replace(network, activation_map=method), measure)
         for method, kind in (("cam", "CAM"), ("grad-cam", "Grad-CAM"))
         for measure, words in measures.items()
     }
-    signs = tuple(same_sign(1.0, one) for one in ours.values())
+    signs = tuple(same_sign(claimed, one) for one in ours.values())
     return Entry(in_words(list(ours), list(ours.values()), signs), signs)
 
 

@@ -28,9 +28,19 @@ app = typer.Typer(no_args_is_help=True, help="The declared runs of all tables an
 
 PresetName = StrEnum("PresetName", {name: name for name in PRESETS})
 
+
+def _found(root: Path | None) -> Path | None:
+    """Refuse a folder that is not there, also where no set of it would be read."""
+    return sets.data_root(root) if root else None
+
+
 # Not bound to SODLIB_DATA by typer: `sodlib.data` reads the variable, and `reproduce` must tell the two apart.
-Root = Annotated[Path | None, typer.Option("--data", help="Folder that holds the benchmark sets [SODLIB_DATA].")]
-Preset = Annotated[PresetName, typer.Option(help="How much computing the run gets.")]
+Root = Annotated[
+    Path | None, typer.Option("--data", callback=_found, help="Folder that holds the benchmark sets [SODLIB_DATA].")
+]
+#: What help shows; presets that were tried to choose these from can be named too.
+PRESETS_TO_CHOOSE = "|".join(name for name in PRESETS if "-" not in name)
+Preset = Annotated[PresetName, typer.Option(metavar=PRESETS_TO_CHOOSE, help="How much computing the run gets.")]
 Results = Annotated[Path, typer.Option(help="Folder of the records.")]
 Minutes = Annotated[float | None, typer.Option(min=0, help="Stop in good order within so many minutes.")]
 Table = Annotated[int | None, typer.Option(min=1, help="Only what this table of the paper needs.")]

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import zeros
 
 from sodlib import __main__ as command
-from sodlib import checkpoints, networks, prediction, pruning, records
+from sodlib import checkpoints, metrics, networks, prediction, pruning, records
 from sodlib.channels import plan_channels
 from sodlib.classifier import Classifier
 
@@ -73,6 +73,10 @@ def test_a_folder_with_equal_stems_and_a_damaged_photograph(capfd, tmp_path, mod
     assert code == 2 and "3 maps" in out and "cut.jpg cannot be read" in complaint
     names = sorted(path.name for path in (tmp_path / "photos-maps").iterdir())
     assert names == ["photo.jpg.png", "photo.png.png", "photo.webp.png"]
+    (photograph.parent / "empty.jpg").touch()
+    code, out, complaint = sodlib(capfd, "predict", photograph.parent, "--model", model)
+    assert code == 2 and "3 maps" in out and "2 of 5 files" in complaint
+    assert "cut.jpg cannot be read" in complaint and "empty.jpg cannot be read" in complaint
 
 
 def test_no_path_leads_to_the_photograph(capfd, tmp_path, monkeypatch, model, photograph):
@@ -97,6 +101,8 @@ def test_no_path_leads_to_the_photograph(capfd, tmp_path, monkeypatch, model, ph
     assert code == 0 and (tmp_path / "photos-maps" / "other.png").exists()
     code, _, _ = sodlib(capfd, "predict", picture, "--model", model, "-o", tmp_path)
     assert code == 0 and (tmp_path / "other-map.png").exists()
+    code, _, _ = sodlib(capfd, "predict", picture, "--model", model, "-o", f"{tmp_path}/new/")
+    assert code == 0 and (tmp_path / "new" / "other-map.png").exists()
 
 
 def test_a_record_has_a_plain_name_and_one_network(capfd, tmp_path, model):
@@ -122,6 +128,8 @@ def test_evaluate_and_prune(capfd, tmp_path, model):
     assert checkpoints.load(tmp_path / "half.safetensors").input_size == 32
     code, out, _ = sodlib(capfd, "evaluate", tmp_path / "half.safetensors", "cutouts/validation")
     assert code == 0 and "150 images" in out and "max F" in out
+    found = metrics.evaluate(checkpoints.load(tmp_path / "half.safetensors"), "cutouts/validation")
+    assert f"max F {found['max_f']:.4f}" in out and f"MAE   {found['mae']:.4f}" in out
 
 
 def test_parameters_are_come_to_by_one_threshold_of_gamma(capfd, tmp_path, model):
@@ -189,6 +197,7 @@ def test_mistakes_get_one_sentence(capfd, tmp_path, model, photograph):
         (("predict", tmp_path / "empty", "--model", model), "no photographs"),
         (("predict", photograph, "--model", "csnet-x9"), "csnet-x9"),
         (("predict", photograph, "--model", tmp_path / "other.safetensors"), "no channel plan"),
+        (("predict", photograph, "--model", tmp_path / "none.safetensors"), "there is no file"),
         (("predict", photograph, "--model", model, "--size", "0"), "size 0"),
         (("predict", photograph, "--model", model, "-o", photograph / "map.png"), "cannot be written"),
         (("predict", photograph, "--model", model, "-o", tmp_path / "map.jpg"), "ends so"),
@@ -200,6 +209,7 @@ def test_mistakes_get_one_sentence(capfd, tmp_path, model, photograph):
         (("prune", tmp_path / "enet.safetensors", "--share", "0.5", "-o", tmp_path / "p.safetensors"), "ILBlocks"),
         (("evaluate", model, "ECSSD"), "SODLIB_DATA"),
         (("evaluate", model, "ECSSD", "--data", tmp_path / "no"), "no folder"),
+        (("train", "--preset", "smoke", "--data", tmp_path / "no", "--results", tmp_path / "r"), "no folder"),
         (("prune", model, "-o", tmp_path / "p.safetensors"), "give one of: a threshold, a share"),
         (("prune", model, "--share", "9", "-o", tmp_path / "p.safetensors"), "the share of channels"),
         (("prune", model, "--threshold", "nan", "-o", tmp_path / "p.safetensors"), "threshold nan"),

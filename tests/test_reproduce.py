@@ -13,7 +13,7 @@ from sodlib.errors import SodlibError
 from sodlib.notebooks import Outcome, run_notebooks
 from sodlib.reproduce import reproduce
 
-# With an "=" in a comment, as in the project's notebooks: papermill's own inspection overlooks such a line.
+# With an "=" in a comment: papermill's own inspection overlooks such a line.
 PARAMETERS = """preset: str = ""     # "" = the committed records; or smoke
 data: str = ""
 output: str = ""

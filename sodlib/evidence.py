@@ -14,10 +14,11 @@ from scipy.stats import binomtest
 from .data import WHOLE
 from .description import CENTRE, Run
 from .errors import SodlibError
-from .metrics import drawn_scores, interval, mean_over_seeds, resample, seed_weights
+from .metrics import drawn_scores, interval, resample
 from .plots import LABELS
 from .presets import Preset
 from .records import Record
+from .seeds import SeedVariance, student
 
 RESAMPLES = 10_000
 MEASURES = ("max_f", "mae")
@@ -67,14 +68,14 @@ class Estimate:
 class Evidence:
     """The records that an item of the paper, such as "Table 6", is shown from: all of one preset (or, of
     `tuning.at_rates`, of presets that differ in their learning rate), and for every run the same seeds, or none. Runs
-    are named by their description at seed 0. `luck`: `seed_luck` of the trainings of this preset that have several
-    seeds, and of these pruned. `tested`: another test set than the one that the preset asks for."""
+    are named by their description at seed 0. `seed_variances`: by test set, measure, and whether they are pruned, what
+    seeds do to the networks of this preset. `tested`: another test set than the one that the preset asks for."""
 
     item: str
     preset: Preset
     seeds: tuple[int, ...]
     records: Mapping[Run, tuple[Record, ...]]
-    luck: Mapping[tuple[str, str, bool], float] = field(default_factory=dict)
+    seed_variances: Mapping[tuple[str, str, bool], SeedVariance] = field(default_factory=dict)
     tested: str = ""
 
     def of(self, run: Run) -> tuple[Record, ...]:
@@ -122,7 +123,8 @@ class Evidence:
     def score(self, run: Run, measure: str = "max_f") -> Estimate:
         """The mean over the seeds on the test set; the interval draws images and, where there are several, allows for
         other seeds by Student's t."""
-        return self._estimate([self._drawn(record)[measure] for record in self.of(run)])
+        by_seed = [self._drawn(record)[measure] for record in self.of(run)]
+        return _estimate(by_seed, [by_seed], self._varies(measure, run))
 
     def values(self, run: Run, measure: str = "max_f") -> list[float]:
         """The score with every seed."""
@@ -132,25 +134,32 @@ class Evidence:
 
     def difference(self, first: Run, second: Run, measure: str = "max_f") -> Estimate:
         """How far the first lies above the second, paired: every draw takes the same images for both, and seeds by
-        pairs. With one seed the interval does not know that two trainings also differ by the luck of their seeds, which
-        is named beside it. Blind where the item has the mean mask to tell: of two trainings one, or the one of which
-        both are prunings."""
+        pairs. (Of two trainings whose variances are known the seeds have nothing in common but their number.) With one
+        seed the interval does not know that two trainings also differ by the luck of their seeds, which is named beside
+        it. Blind where the item has the mean mask to tell: of two trainings one, or the one of which both are
+        prunings."""
+        both = [[self._drawn(record)[measure] for record in self.of(run)] for run in (first, second)]
         # Where one of the two is not recorded there is no pair.
-        pairs = zip(self.of(first), self.of(second), strict=False)
-        estimate = self._estimate([self._drawn(one)[measure] - self._drawn(other)[measure] for one, other in pairs])
+        by_seed = [one - other for one, other in zip(*both, strict=False)]
         networks = {run for run in (first, second) if run != CENTRE}
         trainings = {replace(run, pruning=None, activation_map="") for run in networks}
-        looked_at = networks if len(trainings) > 1 else trainings
+        apart = len(trainings) > 1
+        varies = self._varies(measure, *networks) if apart or CENTRE in (first, second) else SeedVariance()
+        estimate = _estimate(by_seed, both if apart and varies.freedom else [by_seed], varies)
+        looked_at = networks if apart else trainings
         if self.records.get(CENTRE) and len(networks) == 2 and not all(map(self.knows_more, looked_at)):
             estimate = replace(estimate, blind=True)
-        if len(trainings) < 2 or len(self.seeds) > 1:
-            return estimate
-        return replace(estimate, luck=self.of_seeds(measure, any(run.pruning for run in networks)))
+        return replace(estimate, luck=varies.luck) if apart and len(self.seeds) == 1 else estimate
 
     def of_seeds(self, measure: str = "max_f", pruned: bool = False) -> float:
         """How large a difference of two trainings with one seed each, or of what was pruned of them, could come from
         their seeds alone; NaN where that is not known."""
-        return self.luck.get((self.test_set, measure, pruned), np.nan)
+        return self.seed_variances.get((self.test_set, measure, pruned), SeedVariance()).luck
+
+    def _varies(self, measure: str, *runs: Run) -> SeedVariance:
+        """What seeds do to these networks: to pruned ones, where one is; the mean mask has no seeds."""
+        known = (self.test_set, measure, any(run.pruning for run in runs))
+        return SeedVariance() if CENTRE in runs else self.seed_variances.get(known, SeedVariance())
 
     def knows_more(self, run: Run) -> bool:
         """Whether a network has learned more than where objects usually lie."""
@@ -272,14 +281,17 @@ class Evidence:
         looked_at = f"energy/{self.test_set}" in record.arrays
         return (_drawn_localisation if looked_at else _drawn_accuracy)(record, self.test_set)
 
-    def _estimate(self, by_seed: Sequence[np.ndarray]) -> Estimate:
-        if not by_seed:
-            return Estimate(np.nan, np.nan, np.nan)
-        # The last draw is every image once: the value itself.
-        values = np.stack(by_seed)
-        draws = values[:, :-1]
-        weights = seed_weights(*draws.shape)
-        return Estimate(float(values[:, -1].mean()), *interval(mean_over_seeds(draws, weights)))
+
+def _estimate(
+    by_seed: Sequence[np.ndarray], networks: Sequence[Sequence[np.ndarray]], varies: SeedVariance
+) -> Estimate:
+    """The mean over the seeds of what was drawn, the last draw being every image once, the value itself. The interval
+    allows for the seeds of these networks."""
+    if not by_seed:
+        return Estimate(np.nan, np.nan, np.nan)
+    values = np.mean(by_seed, axis=0)
+    spread, freedom = varies.spread([[of_seed[-1] for of_seed in network] for network in networks])
+    return Estimate(float(values[-1]), *interval(values[:-1] + spread * student(freedom, len(values) - 1)))
 
 
 def epochs_to(by_seed: np.ndarray, level: float) -> float:

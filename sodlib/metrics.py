@@ -150,22 +150,6 @@ def _drawn(random: np.random.Generator, images: int, resamples: int) -> np.ndarr
     return random.multinomial(images, [1 / images] * images, resamples) / images
 
 
-def seed_weights(seeds: int, draws: int) -> np.ndarray:
-    """What every draw takes of the seeds' deviations from their mean, `[seeds, draws]`, for `mean_over_seeds`: normal
-    numbers over the root of a chi-square, so that what comes out is Student's t with seeds - 1 degrees of freedom, for
-    each combination of values alike. A bootstrap of three seeds covers four fifths of what it promises."""
-    if seeds == 1:
-        return np.zeros((1, draws))
-    random = np.random.default_rng(0)
-    return random.standard_normal((seeds, draws)) / np.sqrt(seeds * random.chisquare(seeds - 1, draws))
-
-
-def mean_over_seeds(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mean over seeds of `[seeds, draws]` values, as far off in every draw as `seed_weights` say."""
-    means = values.mean(0)
-    return means + (weights * (values - means)).sum(0)
-
-
 def f_of_draws(result: Mapping[str, Any], weights: np.ndarray) -> np.ndarray:
     """F over the thresholds in every draw, `[resamples, T]`, by the protocol of the result."""
     precision, recall = (result["per_image"][name] for name in ("precision", "recall"))

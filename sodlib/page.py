@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,38 +25,25 @@ from .gallery import PHOTOS
 from .presets import preset_named
 from .progress import observer
 from .records import REPOSITORY, RESULTS, Record
+from .seeds import SeedVariance, seed_variances
 from .study import MIDDLE
 
 #: Of the networks by name those that are trained at smoke.
 TRIED_AT_SMOKE = ("enet", MIDDLE)
 
 
-def seed_luck(trainings: Iterable[Sequence[Record]]) -> dict[tuple[str, str], float]:
-    """How large a difference between two networks of one seed each could come from their seeds alone, by test set and
-    measure: 1.96 standard deviations of a difference, from the variance of a score over the seeds, pooled over these
-    trainings, each with several seeds. Of sets on which two or more of them were scored."""
-    spread: dict[tuple[str, str], list[float]] = {}
-    for several in trainings:
-        scores = [record.data["scores"] for record in several]
-        for test_set in set.intersection(*map(set, scores)):
-            for measure in MEASURES:
-                values = [of_seed[test_set]["released"][measure] for of_seed in scores]
-                spread.setdefault((test_set, measure), []).append(float(np.var(values, ddof=1)))
-    return {name: 1.96 * np.sqrt(2 * np.mean(of_runs)) for name, of_runs in spread.items() if len(of_runs) > 1}
-
-
 @cache
-def _committed_luck(preset: str) -> dict[tuple[str, str, bool], float]:
-    """`seed_luck` of the trainings that have records with all seeds, and of these without their redundant channels,
-    which differ more."""
-    luck = {}
+def _committed_variances(preset: str) -> dict[tuple[str, str, bool], SeedVariance]:
+    """`seed_variances` of the trainings that have records with all seeds, and of these without their redundant
+    channels, which differ more; by test set, measure, and whether they are pruned."""
+    known = {}
     for pruning in (None, study.REDUNDANT):
         alike = [replace(run, pruning=pruning) for run in study.TRAININGS]
         several = ([records.find(replace(run, seed=seed).key(preset), RESULTS) for seed in study.SEEDS]
                    for run in alike)  # fmt: skip
-        found = seed_luck([of_seeds for of_seeds in several if all(of_seeds)])
-        luck |= {(*name, pruning is not None): value for name, value in found.items()}
-    return luck
+        found = seed_variances([of_seeds for of_seeds in several if all(of_seeds)], MEASURES)
+        known |= {(*name, pruning is not None): one for name, one in found.items()}
+    return known
 
 
 def _counted_clips(svg: str) -> str:
@@ -141,16 +128,16 @@ class Page:
             run: tuple(runs.obtain(replace(run, seed=seed), preset, where) for seed in seeds) if run in shown else ()
             for run in wanted
         }
-        return Evidence(item, preset_named(preset), tuple(seeds), found, self._luck(preset))
+        return Evidence(item, preset_named(preset), tuple(seeds), found, self._seed_variances(preset))
 
     def recorded(self, wanted: Iterable[Run], preset: str) -> list[Record]:
         """The records of these runs that are there at a preset, in order; nothing is made."""
         places = (self.output / "results",) if self.fresh else (self.output / "results", RESULTS)
         return [record for run in wanted if (record := records.find(run.key(preset), *places))]
 
-    def _luck(self, preset: str) -> dict[tuple[str, str, bool], float]:
-        """What seeds alone can do at a preset, from its committed records."""
-        return {} if self.fresh else _committed_luck(preset)
+    def _seed_variances(self, preset: str) -> dict[tuple[str, str, bool], SeedVariance]:
+        """What seeds do at a preset, from its committed records."""
+        return {} if self.fresh else _committed_variances(preset)
 
     def figure(self, figure: Figure, name: str, item: Evidence | str = "") -> None:
         """Show the figure and write it as `<name>.png` and `<name>.svg`; equal figures give equal files. In its corner

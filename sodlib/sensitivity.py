@@ -11,8 +11,9 @@ import numpy as np
 
 from . import labels
 from .errors import SodlibError
-from .metrics import drawn_scores, interval, mean_over_seeds, resample, seed_weights
+from .metrics import drawn_scores, interval, resample
 from .records import Record
+from .seeds import mean_over_seeds, seed_weights
 
 #: A category with fewer test images is not shown: its F would move with every one of them.
 FEWEST = 10

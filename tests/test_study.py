@@ -316,7 +316,7 @@ def test_damaged_records_are_named(tmp_path):
 def no_seed_luck(monkeypatch):
     """A page asks no committed record what seeds do: these tests replace the records by names, and what a page learns
     of seeds is kept for the whole process."""
-    monkeypatch.setattr(Page, "_luck", lambda page, preset: {})
+    monkeypatch.setattr(Page, "_seed_variances", lambda page, preset: {})
 
 
 def test_a_page_without_records_leaves_the_evidence_alone(monkeypatch, no_seed_luck):

@@ -116,7 +116,9 @@ def prune(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the smaller network goes (.safetensors).")],
     criterion: Annotated[CriterionName, typer.Option(help="What a channel's worth is.")] = CriterionName.gamma,
-    threshold: Annotated[float | None, typer.Option(help="Keep channels that reach this score.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Keep channels that reach this score, such as 1e-3 of gamma.")
+    ] = None,
     share: Annotated[float | None, typer.Option(help="Keep this share of every layer's channels.")] = None,
     parameters: Annotated[
         int | None,

@@ -18,7 +18,7 @@ from .metrics import drawn_scores, interval, resample
 from .plots import LABELS
 from .presets import Preset
 from .records import Record
-from .seeds import SeedVariance, student
+from .seeds import SeedVariance, between, population, student
 
 RESAMPLES = 10_000
 MEASURES = ("max_f", "mae")
@@ -28,14 +28,14 @@ KNOWS_MORE = 0.005
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with the ends of its 95 % interval; NaN where its runs are not recorded. `luck`: of a difference, what
-    could come from the seeds alone. `blind`: one of its networks has learned no more than where
-    objects usually lie."""
+    """A number with the ends of its 95 % interval; NaN where its runs are not recorded. `one_seed`: a difference of two
+    trainings of one seed each whose interval is of the images alone, as nothing says what seeds do. `blind`: one of its
+    networks has learned no more than where objects usually lie."""
 
     value: float
     low: float
     high: float
-    luck: float = 0.0
+    one_seed: bool = False
     blind: bool = False
 
     @property
@@ -45,19 +45,17 @@ class Estimate:
 
     @property
     def sign(self) -> str:
-        """Of a difference: "higher", "lower", "not told apart" where the interval holds zero, "within the seeds' luck"
-        where it is smaller than that, "not known with one seed" where that is not known, "no more than the mean mask"
-        of a blind network, which says nothing of how it is built, or "not recorded"."""
+        """Of a difference: "higher", "lower", "not told apart" where the interval holds zero, "not known with one seed"
+        where it does not allow for other seeds, "no more than the mean mask" of a blind network, which says nothing
+        of how it is built, or "not recorded"."""
         if np.isnan(self.value):
             return "not recorded"
         if self.blind:
             return "no more than the mean mask"
         if self.low <= 0 <= self.high:
             return "not told apart"
-        if np.isnan(self.luck):
+        if self.one_seed:
             return "not known with one seed"
-        if abs(self.value) < self.luck:
-            return "within the seeds' luck"
         return "higher" if self.value > 0 else "lower"
 
     def __str__(self) -> str:
@@ -68,14 +66,14 @@ class Estimate:
 class Evidence:
     """The records that an item of the paper, such as "Table 6", is shown from: all of one preset (or, of
     `tuning.at_rates`, of presets that differ in their learning rate), and for every run the same seeds, or none. Runs
-    are named by their description at seed 0. `seed_variances`: by test set, measure, and whether they are pruned, what
-    seeds do to the networks of this preset. `tested`: another test set than the one that the preset asks for."""
+    are named by their description at seed 0. `seed_variances`: by test set, measure and `seeds.population`, what seeds
+    do to the networks of this preset. `tested`: another test set than the one that the preset asks for."""
 
     item: str
     preset: Preset
     seeds: tuple[int, ...]
     records: Mapping[Run, tuple[Record, ...]]
-    seed_variances: Mapping[tuple[str, str, bool], SeedVariance] = field(default_factory=dict)
+    seed_variances: Mapping[tuple[str, str, str], SeedVariance] = field(default_factory=dict)
     tested: str = ""
 
     def of(self, run: Run) -> tuple[Record, ...]:
@@ -122,9 +120,9 @@ class Evidence:
 
     def score(self, run: Run, measure: str = "max_f") -> Estimate:
         """The mean over the seeds on the test set; the interval draws images and, where there are several, allows for
-        other seeds by Student's t."""
+        other seeds by Student's t. With one seed it is of that network."""
         by_seed = [self._drawn(record)[measure] for record in self.of(run)]
-        return _estimate(by_seed, [by_seed], self._varies(measure, run))
+        return _estimate(by_seed, [by_seed], self._varies(measure, run) if len(self.seeds) > 1 else SeedVariance())
 
     def values(self, run: Run, measure: str = "max_f") -> list[float]:
         """The score with every seed."""
@@ -133,33 +131,36 @@ class Evidence:
         return [record.data["scores"][self.test_set]["released"][measure] for record in self.of(run)]
 
     def difference(self, first: Run, second: Run, measure: str = "max_f") -> Estimate:
-        """How far the first lies above the second, paired: every draw takes the same images for both, and seeds by
-        pairs. (Of two trainings whose variances are known the seeds have nothing in common but their number.) With one
-        seed the interval does not know that two trainings also differ by the luck of their seeds, which is named beside
-        it. Blind where the item has the mean mask to tell: of two trainings one, or the one of which both are
-        prunings."""
+        """How far the first lies above the second: every draw takes the same images for both. What has one training in
+        common, pruned networks or classifiers, is compared seed by seed; the seeds of two trainings have nothing in
+        common but their number. With one seed the interval allows for others between two trainings, where something is
+        known of seeds, and not between two prunings of one, or above the mean mask. Blind where the item has the mean
+        mask to tell: of two trainings one, or the one of which both are prunings."""
         both = [[self._drawn(record)[measure] for record in self.of(run)] for run in (first, second)]
         # Where one of the two is not recorded there is no pair.
         by_seed = [one - other for one, other in zip(*both, strict=False)]
         networks = {run for run in (first, second) if run != CENTRE}
         trainings = {replace(run, pruning=None, activation_map="") for run in networks}
         apart = len(trainings) > 1
-        varies = self._varies(measure, *networks) if apart or CENTRE in (first, second) else SeedVariance()
-        estimate = _estimate(by_seed, both if apart and varies.freedom else [by_seed], varies)
+        alone = len(self.seeds) == 1
+        known = apart or (CENTRE in (first, second) and not alone)
+        varies = self._varies(measure, *networks) if known else SeedVariance()
+        parents = {training.parent for training in trainings}
+        estimate = _estimate(by_seed, both if apart and len(parents) > 1 else [by_seed], varies)
         looked_at = networks if apart else trainings
         if self.records.get(CENTRE) and len(networks) == 2 and not all(map(self.knows_more, looked_at)):
             estimate = replace(estimate, blind=True)
-        return replace(estimate, luck=varies.luck) if apart and len(self.seeds) == 1 else estimate
+        return replace(estimate, one_seed=apart and alone and not varies.freedom)
 
-    def of_seeds(self, measure: str = "max_f", pruned: bool = False) -> float:
-        """How large a difference of two trainings with one seed each, or of what was pruned of them, could come from
-        their seeds alone; NaN where that is not known."""
-        return self.seed_variances.get((self.test_set, measure, pruned), SeedVariance()).luck
+    def of_seeds(self, of: str = "as trained", measure: str = "max_f") -> float:
+        """How large a difference of two networks of a `seeds.population`, with one seed each, could come from their
+        seeds alone; NaN where that is not known."""
+        return self.seed_variances.get((self.test_set, measure, of), SeedVariance()).luck
 
     def _varies(self, measure: str, *runs: Run) -> SeedVariance:
-        """What seeds do to these networks: to pruned ones, where one is; the mean mask has no seeds."""
-        known = (self.test_set, measure, any(run.pruning for run in runs))
-        return SeedVariance() if CENTRE in runs else self.seed_variances.get(known, SeedVariance())
+        """What seeds do to these networks; the mean mask has none."""
+        keys = [(self.test_set, measure, population(run)) for run in runs if run != CENTRE]
+        return between([self.seed_variances.get(key, SeedVariance()) for key in keys])
 
     def knows_more(self, run: Run) -> bool:
         """Whether a network has learned more than where objects usually lie."""
@@ -245,11 +246,10 @@ class Evidence:
         settings = self.preset
         budget = f"{self.steps:,} steps of {settings.batch} at {settings.size} × {settings.size}"
         recorded = sum(map(bool, self.records.values()))
-        luck = {words: self.of_seeds(pruned=pruned) for pruned, words in ((False, ""), (True, " after pruning"))
-                if any(bool(run.pruning) == pruned for run in self.records)}  # fmt: skip
-        known = ", ".join(f"{value:.3f}{words}" for words, value in luck.items() if not np.isnan(value))
+        luck = {of: self.of_seeds(of) for of in dict.fromkeys(map(population, self.records))}
+        known = ", ".join(f"{value:.3f} {of}" for of, value in luck.items() if not np.isnan(value))
         if known and len(self.seeds) == 1 and not self.of_classifiers:
-            seeds += f" (seeds alone may make a difference of {known} in max F)"
+            seeds += f" (seeds alone may make a difference in max F of {known})"
         left = "" if recorded == len(self.records) else f"; {recorded} of {len(self.records)} runs recorded so far"
         return f"preset {settings.name} ({budget}); {self.where}; {seeds}{left}"
 

@@ -25,7 +25,7 @@ from .gallery import PHOTOS
 from .presets import preset_named
 from .progress import observer
 from .records import REPOSITORY, RESULTS, Record
-from .seeds import SeedVariance, seed_variances
+from .seeds import POPULATIONS, SeedVariance, population, seed_variances
 from .study import MIDDLE
 
 #: Of the networks by name those that are trained at smoke.
@@ -33,16 +33,17 @@ TRIED_AT_SMOKE = ("enet", MIDDLE)
 
 
 @cache
-def _committed_variances(preset: str) -> dict[tuple[str, str, bool], SeedVariance]:
-    """`seed_variances` of the trainings that have records with all seeds, and of these without their redundant
-    channels, which differ more; by test set, measure, and whether they are pruned."""
+def _committed_variances(preset: str) -> dict[tuple[str, str, str], SeedVariance]:
+    """`seed_variances` of the networks that have records with all seeds; by test set, measure and
+    `seeds.population`."""
     known = {}
-    for pruning in (None, study.REDUNDANT):
-        alike = [replace(run, pruning=pruning) for run in study.TRAININGS]
+    for of in POPULATIONS:
+        wanted = [entry.run for entry in study.STUDY if replace(entry.run, pruning=None) in study.TRAININGS]
+        alike = [run for run in wanted if population(run) == of]
         several = ([records.find(replace(run, seed=seed).key(preset), RESULTS) for seed in study.SEEDS]
                    for run in alike)  # fmt: skip
         found = seed_variances([of_seeds for of_seeds in several if all(of_seeds)], MEASURES)
-        known |= {(*name, pruning is not None): one for name, one in found.items()}
+        known |= {(*name, of): one for name, one in found.items()}
     return known
 
 
@@ -135,7 +136,7 @@ class Page:
         places = (self.output / "results",) if self.fresh else (self.output / "results", RESULTS)
         return [record for run in wanted if (record := records.find(run.key(preset), *places))]
 
-    def _seed_variances(self, preset: str) -> dict[tuple[str, str, bool], SeedVariance]:
+    def _seed_variances(self, preset: str) -> dict[tuple[str, str, str], SeedVariance]:
         """What seeds do at a preset, from its committed records."""
         return {} if self.fresh else _committed_variances(preset)
 

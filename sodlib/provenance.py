@@ -50,7 +50,7 @@ def _budget(evidence: Evidence) -> str:
         f"{settings.batch} images from {evidence.one_record.data['images'][train]:,} of {train}{_others(evidence)}, at "
         f"{settings.size} × {settings.size}: {pixels:.2%} of the pixels that a training of the paper sees. Learning "
         f"rate {settings.learning_rate:g}, second beta of Adam {settings.beta2:g}; {settings.after_steps} batches "
-        f"after pruning; redundant means |γ| < {settings.redundant:g}. Scores are from {evidence.test_set} (n = "
+        f"after pruning; redundant are scales below {settings.redundant:g}. Scores are from {evidence.test_set} (n = "
         f"{evidence.images:,}){protocol}."
     )
 

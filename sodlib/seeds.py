@@ -3,7 +3,7 @@
 Three seeds alone say little of their own spread: the interval that allows for that, by Student's t with two degrees of
 freedom, is 4.3 standard errors wide either way. The other networks of a preset say more. Their variances are weighed
 with a network's own as Smyth does (2004, https://doi.org/10.2202/1544-6115.1027): the more alike they are, the more
-degrees of freedom their common value is worth.
+degrees of freedom their common value is worth, and at most as many as they have together.
 """
 
 from __future__ import annotations
@@ -15,16 +15,28 @@ import numpy as np
 from scipy import optimize, stats
 from scipy.special import digamma, polygamma
 
+from .description import Run
 from .records import Record
 
 #: Trainings that it takes to tell how alike the variances are.
 FEWEST = 4
+#: Networks that seeds do the same to. What is cut to a size may lose all.
+POPULATIONS = ("as trained", "without redundant channels", "cut to a size")
+
+
+def population(run: Run) -> str:
+    """Whose scores vary alike: one of POPULATIONS, or "otherwise"."""
+    if not run.pruning:
+        return POPULATIONS[0]
+    if run.pruning.redundant and run.pruning.afterwards != "evened":
+        return POPULATIONS[1]
+    return POPULATIONS[2] if run.pruning.parameters else "otherwise"
 
 
 @dataclass(frozen=True)
 class SeedVariance:
     """The variance of a score over the seeds of one training, as the trainings of a preset have it, and the degrees of
-    freedom that this knowledge is worth: infinitely many where all vary alike, none where nothing is known."""
+    freedom that this knowledge is worth: none where nothing is known."""
 
     variance: float = 0.0
     freedom: float = 0.0
@@ -36,21 +48,34 @@ class SeedVariance:
         return float(stats.t.ppf(0.975, self.freedom) * np.sqrt(2 * self.variance)) if self.freedom else np.nan
 
     def spread(self, scores: Sequence[Sequence[float]]) -> tuple[float, float]:
-        """The standard error of a difference (or sum) of means over seeds, given the scores with every seed of each
-        network, and its degrees of freedom. All networks are taken to vary alike."""
-        own = [np.var(of_seeds, ddof=1) for of_seeds in scores if len(of_seeds) > 1]
-        if not own:
+        """The standard error that seeds bring into a difference (or sum) of means over them, given the scores with
+        every seed of each network, and its degrees of freedom; (0, 0) of single seeds where nothing is known. All
+        networks are taken to vary alike."""
+        own = [(len(of_seeds) - 1) * np.var(of_seeds, ddof=1) for of_seeds in scores if len(of_seeds) > 1]
+        freedom = self.freedom + sum(len(of_seeds) - 1 for of_seeds in scores)
+        if not freedom:
             return 0.0, 0.0
-        seeds, freedom = len(scores[0]), self.freedom + sum(len(of_seeds) - 1 for of_seeds in scores)
-        known = 1.0 if np.isinf(freedom) else self.freedom / freedom
-        variance = known * self.variance + (1 - known) * np.mean(own)
-        return float(np.sqrt(len(scores) * variance / seeds)), freedom
+        variance = (self.freedom * self.variance + sum(own)) / freedom
+        return float(np.sqrt(len(scores) * variance / len(scores[0]))), freedom
+
+
+def between(known: Sequence[SeedVariance]) -> SeedVariance:
+    """What is known of a difference of networks that need not vary alike: the mean of their variances, worth as many
+    degrees of freedom as Satterthwaite gives their sum; nothing where of one nothing is known."""
+    if not known or not all(one.freedom for one in known):
+        return SeedVariance()
+    if len({*known}) == 1:  # of one population
+        return known[0]
+    variances = [one.variance for one in known]
+    worth = sum(variances) ** 2 / sum(one.variance**2 / one.freedom for one in known)
+    return SeedVariance(float(np.mean(variances)), worth)
 
 
 def seed_variance(scores: Sequence[Sequence[float]]) -> SeedVariance:
     """What the scores of several trainings, each with as many seeds, say of another's variance: by the moments of the
     logarithms of theirs (Smyth, section 6.2). Nothing where they are fewer than FEWEST. A variance of zero is left out:
-    it is of a network that makes the same map of everything."""
+    it is of a network that makes the same map of everything. Where they differ no more than by chance, so few seeds may
+    not show it: they are worth no more than the degrees of freedom that they have."""
     variances = np.array([np.var(of_seeds, ddof=1) for of_seeds in scores])
     positive = variances[variances > 0]
     if len(positive) < FEWEST:
@@ -58,9 +83,10 @@ def seed_variance(scores: Sequence[Sequence[float]]) -> SeedVariance:
     freedom = len(scores[0]) - 1
     logs = np.log(positive) - digamma(freedom / 2) + np.log(freedom / 2)
     more_than_chance = logs.var(ddof=1) - polygamma(1, freedom / 2)
-    if more_than_chance <= 0:
-        return SeedVariance(float(positive.mean()), np.inf)
-    half = optimize.brentq(lambda x: polygamma(1, x) - more_than_chance, 1e-3, 1e6)
+    most = len(positive) * freedom
+    if more_than_chance <= polygamma(1, most / 2):
+        return SeedVariance(float(positive.mean()), most)
+    half = optimize.brentq(lambda x: polygamma(1, x) - more_than_chance, 1e-3, most / 2)
     return SeedVariance(float(np.exp(logs.mean() + digamma(half) - np.log(half))), 2 * half)
 
 
@@ -81,12 +107,11 @@ def seed_variances(
 
 
 def student(freedom: float, draws: int) -> np.ndarray:
-    """Draws of Student's t, the same at every call; none differ from zero without a degree of freedom."""
-    random = np.random.default_rng(0)
-    normal = random.standard_normal(draws)
+    """Values of Student's t at equal steps of probability, in an order that is the same at every call; zeros without a
+    degree of freedom."""
     if not freedom:
         return np.zeros(draws)
-    return normal if np.isinf(freedom) else normal / np.sqrt(random.chisquare(freedom, draws) / freedom)
+    return np.random.default_rng(0).permutation(stats.t.ppf((np.arange(draws) + 0.5) / draws, freedom))
 
 
 def seed_weights(seeds: int, draws: int) -> np.ndarray:

@@ -31,14 +31,12 @@ def verdict(signs: Sequence[str]) -> str:
 
 def no_loss(difference: Estimate, margin: float = MARGIN) -> str:
     """How a difference stands to the claim that nothing is lost: as in the paper where the whole interval lies above
-    -margin, opposite where it lies below; the seeds' luck widens it."""
+    -margin, opposite where it lies below."""
     if np.isnan(difference.value):
         return "not recorded"
-    if difference.blind or np.isnan(difference.luck):
+    if difference.blind or difference.one_seed:
         return difference.sign
-    low = min(difference.low, difference.value - difference.luck)
-    high = max(difference.high, difference.value + difference.luck)
-    return AGREES if low > -margin else OPPOSITE if high < -margin else "not told apart"
+    return AGREES if difference.low > -margin else OPPOSITE if difference.high < -margin else "not told apart"
 
 
 def holds(value: bool | None) -> str:
@@ -127,8 +125,7 @@ def differences_of(item: Evidence, pairs: Mapping[str, tuple[Run, Run]]) -> pd.D
 
 def same_sign(printed: float | None, ours: Estimate) -> str:
     """How a difference of ours stands to the paper's: "as in the paper", "opposite", or "not told apart" from zero;
-    where the paper prints none or zero, only "higher" or "lower"; "within the seeds' luck"; "not recorded" without
-    ours."""
+    where the paper prints none or zero, only "higher" or "lower"; "not recorded" without ours."""
     if not printed or np.isnan(printed) or ours.sign not in ("higher", "lower"):
         return ours.sign
     return AGREES if (ours.value > 0) == (printed > 0) else OPPOSITE

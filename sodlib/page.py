@@ -37,8 +37,8 @@ def _committed_variances(preset: str) -> dict[tuple[str, str, str], SeedVariance
     """`seed_variances` of the networks that have records with all seeds; by test set, measure and
     `seeds.population`."""
     known = {}
+    wanted = [entry.run for entry in study.STUDY if replace(entry.run, pruning=None) in study.TRAININGS]
     for of in POPULATIONS:
-        wanted = [entry.run for entry in study.STUDY if replace(entry.run, pruning=None) in study.TRAININGS]
         alike = [run for run in wanted if population(run) == of]
         several = ([records.find(replace(run, seed=seed).key(preset), RESULTS) for seed in study.SEEDS]
                    for run in alike)  # fmt: skip

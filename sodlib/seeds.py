@@ -51,11 +51,11 @@ class SeedVariance:
         """The standard error that seeds bring into a difference (or sum) of means over them, given the scores with
         every seed of each network, and its degrees of freedom; (0, 0) of single seeds where nothing is known. All
         networks are taken to vary alike."""
-        own = [(len(of_seeds) - 1) * np.var(of_seeds, ddof=1) for of_seeds in scores if len(of_seeds) > 1]
+        squares = sum(len(of_seeds) * np.var(of_seeds) for of_seeds in scores)
         freedom = self.freedom + sum(len(of_seeds) - 1 for of_seeds in scores)
         if not freedom:
             return 0.0, 0.0
-        variance = (self.freedom * self.variance + sum(own)) / freedom
+        variance = (self.freedom * self.variance + squares) / freedom
         return float(np.sqrt(len(scores) * variance / len(scores[0]))), freedom
 
 

@@ -344,7 +344,7 @@ def test_seeds_count_between_trainings_of_one_seed():
     assert not single.difference(FIRST, SECOND).one_seed
     assert single.difference(FIRST, SECOND, "mae").one_seed and single.difference(sized, SECOND).one_seed
     assert not single.difference(sized, FIRST).one_seed
-    several = replace(evidence([Recorded()] * 4, [Recorded()] * 4, seeds=(0, 1, 2, 3)))
+    several = evidence([Recorded()] * 4, [Recorded()] * 4, seeds=(0, 1, 2, 3))
     assert not several.difference(FIRST, SECOND).one_seed
     of_image = replace(single, seed_variances={})
     assert single.score(FIRST) == of_image.score(FIRST), "of that network"

@@ -2,6 +2,7 @@
 
 import os
 
+import papermill
 import pytest
 from conftest import REPOSITORY
 
@@ -15,6 +16,13 @@ NAMES = sorted(path.name for path in (REPOSITORY / "notebooks").glob("*.ipynb") 
 def output(tmp_path_factory):
     """One place for all notebooks, as in a batch: what one has made, the next one finds."""
     return tmp_path_factory.mktemp("smoke")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_papermill_alone_knows_the_parameters(name):
+    """It overlooks a line with a second "=", such as one in a comment, and then warns of what it is given."""
+    known = papermill.inspect_notebook(REPOSITORY / "notebooks" / name)
+    assert {"preset", "data", "output", "fresh"} <= known.keys() <= {"preset", "data", "output", "fresh", "live"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -66,6 +66,7 @@ class MultiDilation(nn.Module):
 
     def __init__(self, inputs: Split, outputs: tuple[Split, ...]) -> None:
         super().__init__()
+        self.inputs, self.outputs = tuple(inputs), tuple(sum(split) for split in outputs)
         self.convs = nn.ModuleDict(
             {
                 str(j): DilatedConvs(count, split)

@@ -46,18 +46,15 @@ def exchange(layer: nn.Module) -> Exchange:
     if isinstance(layer, SingleScaleConv):
         return Exchange((layer.in_channels,), (layer.out_channels,), ((0, 0),))
     if isinstance(layer, DepthwiseUnit):
-        channels = _by_scale({scale: conv.out_channels for scale, conv in layer.convs.items()})
-        return Exchange(channels, channels, tuple((j, j) for j, c in enumerate(channels) if c), True)
+        return Exchange(layer.channels, layer.channels, _within(layer.channels), True)
     if isinstance(layer, MultiDilation):
-        first = {scale: next(iter(convs.msconv.values())) for scale, convs in layer.convs.items()}
-        inputs = _by_scale({scale: conv.in_channels for scale, conv in first.items()})
-        outputs = _by_scale({scale: convs.bn.num_features for scale, convs in layer.convs.items()})
-        return Exchange(inputs, outputs, tuple((j, j) for j, c in enumerate(outputs) if c))
+        return Exchange(layer.inputs, layer.outputs, _within(layer.outputs))
     raise SodlibError(f"a {type(layer).__name__} works on no scales; give a layer of a CSNet that does")
 
 
-def _by_scale(channels: Mapping[str, int]) -> Split:
-    return tuple(channels.get(str(j), 0) for j in range(max(map(int, channels)) + 1))
+def _within(channels: Split) -> tuple[tuple[int, int], ...]:
+    """The paths of a layer that keeps to each scale."""
+    return tuple((j, j) for j, count in enumerate(channels) if count)
 
 
 def draw_convolutions(layers: Mapping[str, nn.Module]) -> Figure:

@@ -159,6 +159,7 @@ class DepthwiseUnit(NormActivation):
 
     def __init__(self, channels: Split) -> None:
         super().__init__(channels)
+        self.channels = tuple(channels)
         self.convs = nn.ModuleDict(
             {
                 str(j): ScaledConv2d(count, count, 3, padding=1, groups=count)

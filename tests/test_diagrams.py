@@ -121,7 +121,8 @@ def test_exchange_is_that_of_the_layer():
     assert exchange(model.stage2[1].conv3x3_1).paths == ((0, 0), (1, 1))
     assert len(exchange(model.oct_fuse.fuse).paths) == 9
     assert exchange(model.oct_fuse.ms).outputs == (13, 26, 26)
-    assert exchange(pruned().oct_fuse.ms).outputs == (11, 26)
+    assert exchange(pruned().oct_fuse.ms).outputs == (11, 26, 0)
+    assert exchange(pruned().stage1[2].conv3x3_1).outputs == (9, 0)
     assert exchange(pruned().stage1[2].conv1x1).paths == ((0, 0),)
     with pytest.raises(sodlib.SodlibError, match="Conv2d"):
         exchange(model.cls_layer)

@@ -1,4 +1,7 @@
-"""sodlib: a reproduction study of CSNet, the salient object detector with 100K parameters."""
+"""sodlib: a reproduction study of CSNet, the salient object detector with 100K parameters.
+
+On import, torch takes numbers below 1e-38 for zero from then on (`torch.set_flush_denormal`).
+"""
 
 import numpy as np
 import torch

@@ -119,12 +119,15 @@ def fetch(name: str, root: str | Path | None = None) -> SaliencySet:
         except OSError as error:
             raise SodlibError(f"{downloads} cannot be made ({error.strerror}): name another root.") from error
         archives = _archives(known, source, downloads)
-        with tempfile.TemporaryDirectory(prefix=f".{known}-", dir=base) as scratch:
-            unpacked = Path(scratch) / "unpacked"
-            unpacked.mkdir()
-            for path in archives:
-                extract(path, unpacked, () if path.name == f"{known}.zip" else source.only)
-            _arrange(unpacked, Path(scratch) / known, source.pairs).rename(target)
+        try:
+            with tempfile.TemporaryDirectory(prefix=f".{known}-", dir=base) as scratch:
+                unpacked = Path(scratch) / "unpacked"
+                unpacked.mkdir()
+                for path in archives:
+                    extract(path, unpacked, () if path.name == f"{known}.zip" else source.only)
+                _arrange(unpacked, Path(scratch) / known, source.pairs).rename(target)
+        except OSError as error:
+            raise SodlibError(f"{target} cannot be written ({error.strerror or error}): name another root.") from error
     pairs = find_set(known, base)
     if len(pairs) != source.pairs:
         raise SodlibError(

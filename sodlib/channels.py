@@ -27,6 +27,7 @@ BASE_WIDTH = 20
 #: Multiples of the base width in stages 1 to 4 (paper, section 4.4).
 STAGE_MULTIPLES = (1, 2, 4, 4)
 SPLITS = ("1/0", "3/1", "5/5", "1/3", "0/1")
+NETWORKS = ("csnet", "extractor", "vanilla")
 FUSED_STAGES = {"4": (4,), "3-4": (3, 4), "2-4": (2, 3, 4), "1-4": (1, 2, 3, 4)}
 
 
@@ -148,7 +149,12 @@ class ChannelPlan:
             counts = [count for block in blocks for count in block]
             if not all(isinstance(count, int) and count >= 0 for count in counts) or not all(map(any, blocks)):
                 raise SodlibError("channel plan: numbers of channels are whole, and every block has some")
-            plan = cls(data.get("network", "csnet"), blocks, fusion, stages)
+            network = data.get("network", "csnet")
+            if network not in NETWORKS:
+                raise SodlibError(f"channel plan: the network {network!r} is none of {', '.join(NETWORKS)}")
+            if fusion and any(len(split) != len(DILATIONS) for split in fusion.dilated):
+                raise SodlibError(f"channel plan: the dilated convolutions of a scale are {len(DILATIONS)}, some of 0")
+            plan = cls(network, blocks, fusion, stages)
             ours = {entry["layer"]: (entry["in"], entry["out"]) for entry in plan.to_json()["layers"]}
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise SodlibError(f"not a channel plan: {error!r} is missing or malformed") from error
@@ -170,7 +176,7 @@ def by_dilation(channels: int) -> Split:
 def plan_channels(network: str = "csnet", width: float = 1.0, split: str = "5/5", stages: str = "2-4") -> ChannelPlan:
     """The unpruned plan of a network of the paper (Tables 1, 2, 5, 6 and 11).
 
-    `network`: "csnet", "extractor" or "vanilla"; `width`: the factor k of CSNet-xk, 1 to 100;
+    `network`: one of NETWORKS; `width`: the factor k of CSNet-xk, 1 to 100;
     `split`: C_H/C_L, one of SPLITS; `stages`: what the fusion takes, one of FUSED_STAGES; the others have no fusion.
 
     The last block of a fused stage merges to one scale. Two rows of Table 6 follow other rules, found by
@@ -179,8 +185,8 @@ def plan_channels(network: str = "csnet", width: float = 1.0, split: str = "5/5"
 
     Raises SodlibError for an unknown name, another width, or stages for a network without fusion.
     """
-    if network not in ("csnet", "extractor", "vanilla"):
-        raise SodlibError(f"unknown network {network!r}; choose csnet, extractor or vanilla")
+    if network not in NETWORKS:
+        raise SodlibError(f"unknown network {network!r}; choose one of {', '.join(NETWORKS)}")
     if split not in SPLITS:
         raise SodlibError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     if stages not in FUSED_STAGES:

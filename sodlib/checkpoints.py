@@ -27,8 +27,15 @@ MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """Write a network with its channel plan, or its name (`networks.NAMES`), and input size as one safetensors file."""
+    """Write a network with its channel plan, or its name (`networks.NAMES`), and input size as one safetensors file.
+
+    Raises SodlibError for what is neither, such as an optimised network, and OSError where the file cannot be written.
+    """
     path = Path(path)
+    if not isinstance(model, CSNet) and getattr(model, "name", None) not in networks.NAMES:
+        raise SodlibError(
+            f"a {type(model).__name__} has no channel plan that a file could hold; save the network that it was made of"
+        )
     metadata = {"input_size": str(model.input_size)}
     metadata |= {"plan": json.dumps(model.plan.to_json())} if isinstance(model, CSNet) else {"network": model.name}
     if isinstance(model, Classifier):
@@ -80,6 +87,7 @@ def load_released(state_dict: Mapping[str, Any], channels: Mapping[str, Any] | s
 
     `channels` is the plan in JSON form or the path of its file. The authors' checkpoints are under
     CC BY-NC-SA and not part of this project; `read_checkpoint` reads theirs.
+    Raises SodlibError where the two do not fit.
     """
     plan = ChannelPlan.from_json(channels if isinstance(channels, str | Path) else dict(channels))
     return _fill(CSNet(plan), state_dict, "the state dict")

@@ -151,7 +151,7 @@ class RayWorkers:
         self.preset, self.place, self.count = preset, place.resolve(), count
         found = None if _embedded(preset) else data_root(root)
         self.root = found and found.resolve()
-        self.ray = ray = _connected(address, preset)
+        self.ray = ray = _connected(address)
         self.gpus = "GPU" in ray.cluster_resources()
         node = ray.get_runtime_context().get_node_id()
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
@@ -204,7 +204,7 @@ class RayWorkers:
         self.running.clear()
 
 
-def _connected(address: str, preset: str) -> ModuleType:
+def _connected(address: str) -> ModuleType:
     """ray, connected to the cluster, with this package for its nodes."""
     # A cluster that is started here reports nothing to its makers; one that does not answer is not asked for minutes.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

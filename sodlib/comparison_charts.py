@@ -20,7 +20,9 @@ from .plots import COLORS, FULL_WIDTH, PALETTE
 _STARTS = {"from scratch": COLORS["paper"], "ImageNet": COLORS["ours"]}
 
 #: Where the label of a point may stand, in points across and up.
-_BESIDE = tuple((across, up) for up in (3, -3, 8, -8, 14, -14) for across in (5, -5, 0) if across or abs(up) > 3)
+_BESIDE = tuple(
+    (across, up) for up in (3, -3, 8, -8, 14, -14, 20, -20) for across in (5, -5, 0) if across or abs(up) > 3
+)
 
 
 def convergence(panels: Mapping[str, Mapping[str, np.ndarray]], measured: str) -> Figure:
@@ -119,7 +121,9 @@ def _layer(axis: Axes, layer: pd.DataFrame, name: str, color: str, mark: str) ->
     front = pareto(x, y)
     axis.plot(x[front], y[front], lw=0.9, ls=":", color=color)
     for label, across, up in zip(scored.index, x, y, strict=True):
-        axis.annotate(label, (across, up), xytext=(4, 3), textcoords="offset points", fontsize=7.5, color=color)
+        leader = {"arrowstyle": "-", "lw": 0.5, "color": color, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2}
+        axis.annotate(label, (across, up), xytext=(4, 3), textcoords="offset points", fontsize=7.5, color=color,
+                      arrowprops=leader)  # fmt: skip
     unscored = layer[layer["max_f"].isna()]["parameters_k"].dropna().sort_values()
     for label, across in unscored.items():
         # Beside its neighbour's.

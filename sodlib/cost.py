@@ -15,6 +15,7 @@ from .channels import ChannelPlan, Split
 from .classifier import Classifier
 from .csnet import CSNet
 from .errors import SodlibError
+from .u2net import U2NetP
 
 # What the paper's MACC adds to convolutions, per element.
 BATCH_NORM, PRELU, UPSAMPLING, AVERAGE_POOLING = 4, 3, 9, 5
@@ -42,10 +43,12 @@ def count_macs(model: nn.Module, size: int = 224) -> dict[str, int | None]:
 
     "conv": those of the convolutions and linear layers, counted by running the network on shapes alone.
     "paper": the MACC of the paper's tables, see `paper_macc`; None for a network without a channel plan.
-    Raises SodlibError where the size is not positive.
+    Raises SodlibError where the size is not positive, and for an optimised network.
     """
     if size < 1:
         raise SodlibError(f"an image of {size} x {size} has no pixels; give a positive size")
+    if isinstance(model, U2NetP):
+        return {"conv": model.macs, "paper": None}
     if not isinstance(model, CSNet):
         return {"conv": _counted(copy.deepcopy(model).to("meta"), size), "paper": None}
     classes = model.classes if isinstance(model, Classifier) else 0

@@ -166,12 +166,12 @@ def csnet(width: float = 1.0, split: str = "5/5", stages: str = "2-4") -> CSNet:
 
 
 def extractor(width: float = 1.0, split: str = "5/5") -> CSNet:
-    """The ILBlocks alone with a 1x1 prediction layer on stage 4 (Table 6, Extractor)."""
+    """The ILBlocks alone with a 1x1 prediction layer on stage 4 (Table 6, Extractor). Raises as `csnet`."""
     return CSNet(plan_channels("extractor", width, split))
 
 
 def vanilla(width: float = 1.0, split: str = "5/5") -> CSNet:
-    """The Extractor with full OctConvs in place of the depthwise ones (Table 6, Vanilla)."""
+    """The Extractor with full OctConvs in place of the depthwise ones (Table 6, Vanilla). Raises as `csnet`."""
     return CSNet(plan_channels("vanilla", width, split))
 
 

@@ -192,7 +192,7 @@ def read_image(path: str | Path, upright: bool = False) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image, upright: bool = False) -> np.ndarray:
-    """A picture as `read_image` returns it."""
+    """A picture as `read_image` returns it. Raises ValueError for 32-bit grey."""
     return np.array(_to_rgb(ImageOps.exif_transpose(image) if upright else image))
 
 
@@ -263,6 +263,8 @@ def _below_root(name: str, root: str | Path | None) -> Path:
     for folder in there:
         if _plain(folder.name) in names:
             return folder
+    if name not in BENCHMARKS and (folder := Path(name)).is_dir():
+        return folder
     listed = ", ".join(folder.name for folder in there) or "no folders"
     raise SodlibError(f"There is no set {name} in {base} (there: {listed}): name one of these{fetch}.")
 
@@ -308,8 +310,7 @@ def _decode(path: str | Path, convert: Callable[[Image.Image], Image.Image | np.
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow reads 16-bit PNG files in mode I too; elsewhere nothing says what white is.
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+    if image.mode in ("F", "I"):  # nothing says what white is
         raise ValueError("32-bit grey without a scale; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         return _upper_byte(image).convert("RGB")

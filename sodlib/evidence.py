@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from .metrics import drawn_scores, interval, resample
 from .plots import LABELS
 from .presets import Preset
 from .records import Record
-from .seeds import SeedVariance, between, population, student
+from .seeds import SeedVariance, population, student
 
 RESAMPLES = 10_000
 MEASURES = ("max_f", "mae")
@@ -122,7 +122,8 @@ class Evidence:
         """The mean over the seeds on the test set; the interval draws images and, where there are several, allows for
         other seeds by Student's t. With one seed it is of that network."""
         by_seed = [self._drawn(record)[measure] for record in self.of(run)]
-        return _estimate(by_seed, [by_seed], self._varies(measure, run) if len(self.seeds) > 1 else SeedVariance())
+        several = len(self.seeds) > 1 and run != CENTRE
+        return _estimate(by_seed, [(self._varies(measure, run) if several else SeedVariance(), by_seed)])
 
     def values(self, run: Run, measure: str = "max_f") -> list[float]:
         """The score with every seed."""
@@ -136,31 +137,32 @@ class Evidence:
         common but their number. With one seed the interval allows for others between two trainings, where something is
         known of seeds, and not between two prunings of one, or above the mean mask. Blind where the item has the mean
         mask to tell: of two trainings one, or the one of which both are prunings."""
-        both = [[self._drawn(record)[measure] for record in self.of(run)] for run in (first, second)]
-        # Where one of the two is not recorded there is no pair.
-        by_seed = [one - other for one, other in zip(*both, strict=False)]
-        networks = {run for run in (first, second) if run != CENTRE}
+        both = {run: [self._drawn(record)[measure] for record in self.of(run)] for run in (first, second)}
+        by_seed = [one - other for one, other in zip(both[first], both[second], strict=False)]
+        networks = [run for run in both if run != CENTRE]
         trainings = {replace(run, pruning=None, activation_map="") for run in networks}
         apart = len(trainings) > 1
         alone = len(self.seeds) == 1
-        known = apart or (CENTRE in (first, second) and not alone)
-        varies = self._varies(measure, *networks) if known else SeedVariance()
-        parents = {training.parent for training in trainings}
-        estimate = _estimate(by_seed, both if apart and len(parents) > 1 else [by_seed], varies)
+        known = apart or (CENTRE in both and not alone)
+        vary = [(self._varies(measure, run) if known else SeedVariance(), both[run]) for run in networks]
+        told = all(varies.freedom for varies, _ in vary)
+        if (alone and not told) or len({training.parent for training in trainings}) == 1:
+            kinds = {varies for varies, _ in vary}
+            vary = [(kinds.pop() if len(kinds) == 1 else SeedVariance(), by_seed)]
+        estimate = _estimate(by_seed, vary)
         looked_at = networks if apart else trainings
         if self.records.get(CENTRE) and len(networks) == 2 and not all(map(self.knows_more, looked_at)):
             estimate = replace(estimate, blind=True)
-        return replace(estimate, one_seed=apart and alone and not varies.freedom)
+        return replace(estimate, one_seed=apart and alone and not told)
 
     def of_seeds(self, of: str = "as trained", measure: str = "max_f") -> float:
         """How large a difference of two networks of a `seeds.population`, with one seed each, could come from their
         seeds alone; NaN where that is not known."""
         return self.seed_variances.get((self.test_set, measure, of), SeedVariance()).luck
 
-    def _varies(self, measure: str, *runs: Run) -> SeedVariance:
-        """What seeds do to these networks; the mean mask has none."""
-        keys = [(self.test_set, measure, population(run)) for run in runs if run != CENTRE]
-        return between([self.seed_variances.get(key, SeedVariance()) for key in keys])
+    def _varies(self, measure: str, run: Run) -> SeedVariance:
+        """What seeds do to such a network."""
+        return self.seed_variances.get((self.test_set, measure, population(run)), SeedVariance())
 
     def knows_more(self, run: Run) -> bool:
         """Whether a network has learned more than where objects usually lie."""
@@ -270,10 +272,11 @@ class Evidence:
 
     @property
     def one_record(self) -> Record:
-        """A record that was scored on the test set."""
-        return next(
-            records[0] for records in self.records.values() if records and self.test_set in records[0].data["images"]
-        )
+        """A record that was scored on the test set. Raises SodlibError without one."""
+        for records in self.records.values():
+            if records and self.test_set in records[0].data["images"]:
+                return records[0]
+        raise SodlibError(f"{self.item}: no recorded run is scored on {self.test_set}; choose another set")
 
     def _drawn(self, record: Record) -> dict[str, np.ndarray]:
         if not self.of_classifiers:
@@ -282,22 +285,19 @@ class Evidence:
         return (_drawn_localisation if looked_at else _drawn_accuracy)(record, self.test_set)
 
 
-def _estimate(
-    by_seed: Sequence[np.ndarray], networks: Sequence[Sequence[np.ndarray]], varies: SeedVariance
-) -> Estimate:
+def _estimate(by_seed: Sequence[np.ndarray], vary: Iterable[tuple[SeedVariance, Sequence[np.ndarray]]]) -> Estimate:
     """The mean over the seeds of what was drawn, the last draw being every image once, the value itself. The interval
-    allows for the seeds of these networks."""
+    allows for the seeds of what varies with them, which is given with what is known of its like."""
     if not by_seed:
         return Estimate(np.nan, np.nan, np.nan)
     values = np.mean(by_seed, axis=0)
-    spread, freedom = varies.spread([[of_seed[-1] for of_seed in network] for network in networks])
-    return Estimate(float(values[-1]), *interval(values[:-1] + spread * student(freedom, len(values) - 1)))
-
-
-def epochs_to(by_seed: np.ndarray, level: float) -> float:
-    """After how many epochs the mean of `[seeds, epochs]` is at a level or below; NaN where it never is."""
-    below = np.flatnonzero(by_seed.mean(0) <= level)
-    return float(below[0] + 1) if len(below) else np.nan
+    drawn, alike = values[:-1], {}
+    for varies, network in vary:
+        alike.setdefault(varies, []).append([of_seed[-1] for of_seed in network])
+    for which, (varies, scores) in enumerate(alike.items()):
+        spread, freedom = varies.spread(scores)
+        drawn = drawn + spread * student(freedom, len(drawn), which)
+    return Estimate(float(values[-1]), *interval(drawn))
 
 
 def shown(value: float, form: str) -> str:
@@ -310,7 +310,7 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(found)) if found else np.nan
 
 
-@cache
+@lru_cache(maxsize=2)  # some hundred megabytes each
 def _weights(images: int) -> np.ndarray:
     """The draws of the test images, the same for all results, and below them every image once."""
     return np.concatenate([resample(images, RESAMPLES), np.full((1, images), 1 / images)])

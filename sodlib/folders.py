@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
 from .data import data_root, fingerprint, read_image
 from .errors import SodlibError
@@ -51,6 +50,11 @@ def find_folder(name: str, root: str | Path | None) -> ClassFolder:
 
     Raises SodlibError where there is no such folder, or a class without photographs in it.
     """
+    # Of all commands this one alone needs torchvision, which a machine for trainings may lack.
+    try:
+        from torchvision.datasets import ImageFolder
+    except ImportError as error:
+        raise SodlibError(f"{name}: a folder of classes needs torchvision (pip install torchvision)") from error
     base = data_root(root)
     if base is None:
         raise SodlibError(f"No data root is given for {name}: name it with --data or SODLIB_DATA.")

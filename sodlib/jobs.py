@@ -76,21 +76,25 @@ def rates(found: Iterable[Record], hardware: str) -> dict[tuple[bool, str], floa
             if data.get("hardware") != hardware or not (preset := PRESETS.get(data["preset"]["name"])):
                 continue
             run, seconds = Run.described(data["run"]), data["seconds"] + data["evaluation_seconds"]
+            work = units(run, preset)
         except (SodlibError, KeyError, TypeError, AttributeError):
             continue
-        if work := units(run, preset):
+        if work:
             samples.setdefault((run.pruning is not None, preset.name), []).append(seconds / work)
     return {kind: statistics.median(values) for kind, values in samples.items()}
 
 
 def estimate(run: Run, preset: Preset, known: dict[tuple[bool, str], float]) -> float:
     """The seconds that a run will take, from the records of this hardware: of the same preset, else of another; NaN
-    without any."""
+    without any, and where the network cannot be built here."""
     pruned = run.pruning is not None
     rate = known.get((pruned, preset.name)) or max(
         (value for (kind, _), value in known.items() if kind == pruned), default=math.nan
     )
-    return units(run, preset) * rate
+    try:
+        return units(run, preset) * rate
+    except SodlibError:  # a network whose package is not installed
+        return math.nan
 
 
 def pending(declared: Collection[Declared], preset: str, place: Path) -> list[Run]:
@@ -108,7 +112,11 @@ def pending(declared: Collection[Declared], preset: str, place: Path) -> list[Ru
 
     def rank(training: Run) -> tuple[int, int, float, str]:
         items = set().union(*(feeds for run, feeds in waiting.items() if run.chain[0] == training))
-        return training.seed, -len(items), units(training, preset_named(preset)), training.key(preset)
+        try:
+            work = units(training, preset_named(preset))
+        except SodlibError:  # a network whose package is not installed
+            work = math.inf
+        return training.seed, -len(items), work, training.key(preset)
 
     ranks = {training: rank(training) for training in {run.chain[0] for run in waiting}}
     return sorted(waiting, key=lambda run: (ranks[run.chain[0]], len(run.chain), run.key(preset)))
@@ -234,7 +242,7 @@ def work(
                 queue.clear()
             for run, code in workers.wait() if active else ():
                 active.discard(run)
-                _note(outcome, run, code, preset)
+                _note(outcome, run, code)
                 if code == 0:
                     rest = sum(estimate(run, preset_named(preset), known) for run in [*queue, *active])
                     time_left = "" if math.isnan(rest) or not rest else f", about {duration(rest)} of work left"
@@ -247,7 +255,7 @@ def work(
     return outcome
 
 
-def _note(outcome: Outcome, run: Run, code: int, preset: str) -> None:
+def _note(outcome: Outcome, run: Run, code: int) -> None:
     if code == 0:
         outcome.recorded.append(run)
     elif code == PAUSED:

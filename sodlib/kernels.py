@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .octconv import norm_activation
-from .records import cpu, processor
+from .records import cpu
 
 SOURCE = Path(__file__).with_name("norm_activation.c")
 #: From malloc.h of glibc.
@@ -40,7 +40,7 @@ def shared_library(source: Path) -> ctypes.CDLL | None:
     if compiler is None:
         return None
     # Two processors of one name need not run the same code.
-    made_for = " ".join([compiler, *FLAGS, processor(), cpu("flags", "Features")])
+    made_for = " ".join([compiler, *FLAGS, cpu("model name"), cpu("flags", "Features")])
     identity = hashlib.sha256(source.read_bytes() + made_for.encode()).hexdigest()
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sodlib" / f"{source.stem}-{identity}.so"
     if not kept.exists():

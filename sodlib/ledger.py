@@ -1,7 +1,7 @@
 """The claims of the paper and what this project's records say of each: the ledger of page 00.
 
 Every verdict follows from numbers by one rule (`verdicts.verdict`). Claims that are more than a list of differences are
-in `claims.py`.
+in `claims.py`, `pruned_claims.py` and `semantics.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from . import claims, paper, semantics
+from . import claims, paper, pruned_claims, semantics
 from .claims import BUDGET, budget, by_decay
 from .description import Run
 from .evidence import Evidence
@@ -33,7 +33,7 @@ from .study import (
     Pruning,
     replace,
 )
-from .verdicts import ASIDE, Entry, Row, beside, in_words, joined, measured, no_loss, same_sign, verdict
+from .verdicts import ASIDE, Entry, Row, beside, in_words, joined, lossless, measured, no_loss, same_sign, verdict
 
 #: The items of the study that the ledger rests on.
 ITEMS = ("Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Table 9", "Table 10", "Table 11", "Section 3.2",
@@ -74,7 +74,8 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         """A claim that nothing is lost."""
         ours = [found[item].difference(*runs) for _, *runs in rows]
         signs = tuple(map(no_loss, ours))
-        return Entry(in_words([name for name, *_ in rows], ours, signs), signs, page, section, item, cause)
+        said = in_words([name for name, *_ in rows], ours, list(map(lossless, signs)))
+        return Entry(said, signs, page, section, item, cause)
 
     sized = found[PUBLISHED_SIZES]
     sizes = {f"×{run.width:g}, {size}": (smaller[run], smaller[replace(run, decay="standard")])
@@ -82,7 +83,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
     cuts = {f"×{run.width:g}, pruned over whole": (AT_SIZE[run], run) for run in (x1, X2)}
     whole = {f"×{run.width:g}": (run, replace(run, decay="standard")) for run in (x1, X2)}
     same = found[POSITION].preset == found["Table 11"].preset
-    lost = claims.position(found[POSITION]) if same else ""
+    lost = pruned_claims.position(found[POSITION]) if same else ""
     how_small, left_out = "How small for which task (Table 4)", "A category left out (Figure 8)"
     categories = at(CLASSES, left_out, semantics.categories(found["Figure 8"]))
     return {
@@ -95,7 +96,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
         "d": at(CLASSES, how_small, semantics.tasks(found["Table 4"], 1.0, claims.FAR)),
         "headline": at(COMPARED_WITH, "Scored here with their authors' weights", claims.headline(trained)),
         "compression": at(TRAINING, "The longest trainings at the paper's sizes, and with the overlap loss",
-                          claims.compression(found[HEADLINE], sized)),
+                          pruned_claims.compression(found[HEADLINE], sized)),
         "table01": at(ARCHITECTURE, "Table 1: the cross-stage fusion", claims.fusion()),
         "table02": at(ARCHITECTURE, "Table 2: the extractor", claims.extractor()),
         "table03": compared("Table 3", CLASSES, "From saliency to classes (Table 3)", [
@@ -125,7 +126,8 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
             for words, name, printed in (
                 ("filter norm", "l1", 0.007), ("geometric median", "geometric-median", 0.009))
         ]),
-        "table10": at(PRUNING, "A threshold, and fixed ratios (Table 10)", claims.thresholds(found["Table 10"], sized)),
+        "table10": at(PRUNING, "A threshold, and fixed ratios (Table 10)",
+                      pruned_claims.thresholds(found["Table 10"], sized)),
         "table11": beside(sized, "at the published sizes", cuts, "max_f", joined(
             kept("Table 11", PRUNING, "Widths before and after pruning (Table 11)", [
                 (f"×{run.width:g}, pruned over whole", pruned(run), run) for run in WIDTHS], BUDGET + lost),
@@ -141,7 +143,7 @@ def entries(found: Mapping[str, Evidence], trained: Mapping[str, Record]) -> dic
             for name, method in (("CAM", "cam"), ("Grad-CAM", "grad-cam"))
         ], "the sign of a class weight decides on which side of the object a map lies; objects lie near the centre"),
             semantics.looking(found["Figure 9"], "everything tuned", tuned)),
-        "figure10": at(PRUNING, "What is kept (Figure 10)", claims.resolutions(found["Figure 10"])),
+        "figure10": at(PRUNING, "What is kept (Figure 10)", pruned_claims.resolutions(found["Figure 10"])),
         "figure11": at(PRETRAINED, "How fast the error falls (Figure 11)", semantics.convergence(found["Figure 11"])),
         "figure13": beside(sized, "at equal sizes", sizes, "max_f", at(
             TRAINING, "What dynamic decay is: three forms at matched size", claims.complexity(found["Section 3.2"]))),

@@ -15,19 +15,23 @@ def build(name: str, input_size: int = 224, pretrained: bool = False) -> nn.Modu
     """The network of this name with random weights, or with its backbone's `pretrained` on ImageNet. It has its `name`,
     its `input_size` and its `loss`.
 
-    Raises SodlibError for an unknown name, and where there are no such weights.
+    Raises SodlibError for an unknown name, and where there are no such weights or the package that holds the network is
+    not installed.
     """
     if name not in NAMES:
         raise SodlibError(f"unknown network {name!r}; choose one of csnet, extractor, vanilla, {', '.join(NAMES)}")
-    if name.startswith("csf-"):
-        from .backbones import csf
+    if pretrained and not name.startswith("csf-"):
+        raise SodlibError(f"there are no ImageNet weights for {name} here; choose a network whose name has csf")
+    try:
+        if name.startswith("csf-"):
+            from .backbones import csf
 
-        network = csf(name.removeprefix("csf-"), pretrained, input_size)
-    else:
-        if pretrained:
-            raise SodlibError(f"there are no ImageNet weights for {name} here; choose a network whose name has csf")
-        from .baselines import Baseline
+            network = csf(name.removeprefix("csf-"), pretrained, input_size)
+        else:
+            from .baselines import Baseline
 
-        network = Baseline(name, input_size)
+            network = Baseline(name, input_size)
+    except ImportError as error:
+        raise SodlibError(f"{name}: networks by others need {error.name} (pip install {error.name})") from error
     network.name = name
     return network

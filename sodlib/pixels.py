@@ -144,7 +144,9 @@ class Stream:
         part: tuple[int, int] = (0, 1),
     ) -> None:
         if len(pixels) < batch:
-            raise SodlibError(f"{len(pixels)} training images do not fill a batch of {batch}; lower the batch size")
+            raise SodlibError(
+                f"{len(pixels)} images do not fill a batch of {batch}; name a larger set, or lower the batch size"
+            )
         if augmentation not in AUGMENTATIONS:
             raise SodlibError(f"unknown augmentation {augmentation!r}; choose one of {', '.join(AUGMENTATIONS)}")
         if batch % part[1]:

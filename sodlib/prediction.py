@@ -31,15 +31,18 @@ def predict(model: nn.Module, image: str | Path | Image.Image | np.ndarray, size
     if isinstance(image, str | Path):
         pixels = read_image(image, upright=True)
     elif isinstance(image, Image.Image):
-        pixels = to_rgb(image, upright=True)
+        try:
+            pixels = to_rgb(image, upright=True)
+        except ValueError as error:
+            raise SodlibError(f"the image cannot be taken: {error}") from error
     else:
         pixels = np.asarray(image)
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[..., None], 3, axis=2)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-            raise SodlibError(
-                f"an image array must be uint8 [H, W, 3] or [H, W], not {pixels.dtype} {list(pixels.shape)}"
-            )
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise SodlibError(
+            f"an image must have pixels, an array be uint8 [H, W, 3] or [H, W], not {pixels.dtype} {list(pixels.shape)}"
+        )
     return predict_batch(model, [pixels], size)[0]
 
 
@@ -58,7 +61,7 @@ def predict_files(
 
     While the network runs, threads read the next photographs and write the last maps, so that every core has work.
     """
-    size, cores = _input_size(model, size), os.cpu_count() or 1
+    size, cores, threads = _input_size(model, size), os.cpu_count() or 1, torch.get_num_threads()
 
     def read(path: Path) -> tuple[Tensor, tuple[int, int]] | SodlibError:
         try:
@@ -92,6 +95,8 @@ def predict_files(
         finally:
             for future in (*reading, *writing):
                 future.cancel()
+            # The threads of the pool have set it for all threads that come after them.
+            torch.set_num_threads(threads)
 
 
 def _input_size(model: nn.Module, size: int | None) -> int:
@@ -110,7 +115,10 @@ def _maps(model: nn.Module, inputs: Tensor) -> Tensor:
         with torch.inference_mode():
             # Channels last, depthwise convolutions, batch norm and PReLU walk through memory in order: 1.5 times as
             # fast.
-            return torch.sigmoid(model(inputs.to(device).contiguous(memory_format=torch.channels_last))).cpu()
+            logits = model(inputs.to(device).contiguous(memory_format=torch.channels_last))
+            if logits.dim() != 4:
+                raise SodlibError(f"a {type(model).__name__} makes no saliency maps; give a network for saliency")
+            return torch.sigmoid(logits).cpu()
     finally:
         for module in were_training:
             module.training = True

@@ -105,9 +105,9 @@ class Program:
             "border": target.border,
         }
 
-    def _pool(self, x: Feature, factor: int, average: bool, target: Feature, first: int = 0) -> None:
+    def _pool(self, x: Feature, factor: int, average: bool, target: Feature) -> None:
         self._emit(kind=POOL, inputs=len(x.planes), sources=self._listed(x.planes), in_stride=x.stride, factor=factor,
-                   average=average, **self._onto(target, first, len(x.planes)))  # fmt: skip
+                   average=average, **self._onto(target, 0, len(x.planes)))  # fmt: skip
 
     def _enlarged(self, x: Feature, factor: int) -> Feature:
         if factor == 1:

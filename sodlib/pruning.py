@@ -70,7 +70,8 @@ def scores(model: CSNet, criterion: str = "gamma") -> PerChannel:
         if criterion == "gamma":
             return norm.weight.detach().abs()
         flat = filters.detach().flatten(1)
-        return flat.abs().sum(1) if criterion == "l1" else torch.cdist(flat, flat).sum(1)
+        # In float32 cdist rounds so coarsely that it depends on the machine which of two alike filters goes.
+        return flat.abs().sum(1) if criterion == "l1" else torch.cdist(flat.double(), flat.double()).sum(1)
 
     def of_unit(unit: OctaveUnit, channels: tuple[int, ...]) -> tuple[Tensor, ...]:
         filters = unit.conv.weight.split(list(channels))
@@ -101,7 +102,8 @@ def scores(model: CSNet, criterion: str = "gamma") -> PerChannel:
 def keep_above(channel_scores: PerChannel, threshold: float) -> PerChannel:
     """Keep the channels whose score reaches one threshold for the whole network (the paper's method). A layer in which
     none does keeps its best one; the release has no such rule and computes NaN there."""
-    kept = channel_scores.map(lambda score: score >= threshold)
+    # In float32 a threshold such as 1e-40 would be flushed to zero (`sodlib.__init__`), which every channel reaches.
+    kept = channel_scores.map(lambda score: score.double() >= threshold)
     fuse = _or_best(kept.fuse, channel_scores.fuse)
     # A dilated convolution lives only on a scale that the layer before it keeps.
     there = [slice(None) if mask.any() else slice(0) for mask in fuse]

@@ -88,7 +88,7 @@ def channels_by_block(plans: Mapping[str, Sequence[ChannelPlan]]) -> Figure:
 
 def steps_lost(lost: pd.DataFrame, step: str, where: str) -> Figure:
     """What pruning changes of max F against what one step of it does, a point a network: `lost` has the column
-    "pruned over whole" and one for the step, by width and seed (`claims.steps_lost`). `where`: set and images."""
+    "pruned over whole" and one for the step, by width and seed (`pruned_claims.steps_lost`). `where`: set, images."""
     figure, axis = plt.subplots(figsize=(FULL_WIDTH * 0.5, 4.0))
     widths = lost.index.unique("width")
     for width, color in zip(widths, plt.colormaps["viridis"](np.linspace(0, 0.9, len(widths))), strict=True):

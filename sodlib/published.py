@@ -16,8 +16,8 @@ from .cost import count_macs, count_parameters
 from .data import SaliencySet
 from .errors import SodlibError
 from .records import RESULTS, Record
+from .runs import claim
 from .scoring import scored
-from .u2net import U2NetP
 
 FOLDER = "published"
 
@@ -28,27 +28,36 @@ def measure(model: nn.Module, name: str, images: SaliencySet, place: Path = RESU
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise SodlibError(f"{name!r} cannot name a record; give letters, digits, - and _, such as u2net-p")
     folder, started = place / FOLDER, time.monotonic()
+    _before(folder, name, model)
+    (scores, arrays), maps = scored(model, images), gallery.maps(model)
+    # What another process has written of another set meanwhile stays.
+    with claim(place, f"{FOLDER}-{name}"):
+        before = _before(folder, name, model)
+        data = before.data if before else {"scores": {}, "images": {}, "fingerprints": {}}
+        data = {
+            "key": name,
+            "parameters": count_parameters(model),
+            "macs": count_macs(model),
+            "input_size": model.input_size,
+            "scores": data["scores"] | {images.name: scores},
+            "images": data["images"] | {images.name: len(images)},
+            "fingerprints": data["fingerprints"] | {images.name: images.fingerprint},
+            "evaluation_seconds": time.monotonic() - started,
+            **records.circumstances(),
+        }
+        arrays = (before.arrays if before else {}) | arrays | {"maps": maps}
+        return records.write(folder, name, data, arrays)
+
+
+def _before(folder: Path, name: str, model: nn.Module) -> Record | None:
+    """The record of this name, if there is one. Raises SodlibError for that of another network."""
     before = records.find(name, folder)
     if before and before.data["parameters"] != count_parameters(model):
         raise SodlibError(
             f"{before.folder} is of a network with {before.data['parameters']:,} parameters; give this one another "
             "name, or delete the folder"
         )
-    data = before.data if before else {"scores": {}, "images": {}, "fingerprints": {}}
-    scores, arrays = scored(model, images)
-    data = {
-        "key": name,
-        "parameters": count_parameters(model),
-        "macs": {"conv": model.macs, "paper": None} if isinstance(model, U2NetP) else count_macs(model),
-        "input_size": model.input_size,
-        "scores": data["scores"] | {images.name: scores},
-        "images": data["images"] | {images.name: len(images)},
-        "fingerprints": data["fingerprints"] | {images.name: images.fingerprint},
-        "evaluation_seconds": time.monotonic() - started,
-        **records.circumstances(),
-    }
-    arrays = (before.arrays if before else {}) | arrays | {"maps": gallery.maps(model)}
-    return records.write(folder, name, data, arrays)
+    return before
 
 
 def every(place: Path = RESULTS) -> dict[str, Record]:

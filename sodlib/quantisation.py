@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from .folding import FoldedCSNet
-from .runtime import onnx_content, package
+from .runtime import onnx_content, package, quiet
 
 
 def quantised(network: FoldedCSNet, inputs: Iterable[Tensor]) -> bytes:
@@ -25,15 +24,10 @@ def quantised(network: FoldedCSNet, inputs: Iterable[Tensor]) -> bytes:
         def get_next(self) -> dict | None:
             return next(batches, None)
 
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-            before.write_bytes(onnx_content(network))
-            quantize_static(before, after, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                            op_types_to_quantize=["Conv"], activation_type=QuantType.QUInt8,
-                            weight_type=QuantType.QInt8)  # fmt: skip
-            return after.read_bytes()
-    finally:
-        logging.disable(level)
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        before.write_bytes(onnx_content(network))
+        quantize_static(before, after, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                        op_types_to_quantize=["Conv"], activation_type=QuantType.QUInt8,
+                        weight_type=QuantType.QInt8)  # fmt: skip
+        return after.read_bytes()

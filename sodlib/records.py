@@ -106,8 +106,8 @@ def find(key: str, *places: Path) -> Record | None:
 
 
 def every(place: Path) -> list[Record]:
-    """All records below a folder, by name."""
-    return [Record(path.parent) for path in sorted(place.glob("*/record.json"))]
+    """All records below a folder, by name; not those that are being written."""
+    return [Record(path.parent) for path in sorted(place.glob("[!.]*/record.json"))]
 
 
 def write(

@@ -103,7 +103,8 @@ IMMEDIATE, EXPORTED = ("c", "torch"), ("openvino", "onnxruntime")
 
 
 def optimise(model: nn.Module, engine: str = "") -> nn.Module:
-    """The same function, faster: for use alone, not for training. Logits agree to 1e-4.
+    """The same function, faster: for use alone, not for training. Logits of trained networks agree to 1e-4; large ones,
+    as of random weights, as float32 rounds them.
 
     Without the name of an engine, the fastest of IMMEDIATE that can run the network, which is returned as it is where
     none can. Raises SodlibError for an unknown engine, one that is not installed, and a network that it cannot run.
@@ -168,7 +169,7 @@ def _exported(network: FoldedCSNet) -> torch.export.ExportedProgram:
     """The network as torch's graph for any batch, height and width. (The example's sizes are not multiples of 16, since
     what holds for the example would be taken to hold always.)"""
     dynamic = torch.export.Dim.DYNAMIC
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         network = network.to(memory_format=torch.contiguous_format)
         return torch.export.export(
             network, (torch.zeros(2, 3, 200, 216),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
@@ -179,7 +180,7 @@ def onnx_content(network: FoldedCSNet) -> bytes:
     """The network as an ONNX file. Raises NotInstalled."""
     for name in ("onnx", "onnxscript"):
         package(name, "onnx")
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             _exported(network),
             input_names=[ONNX_INPUT],
@@ -192,7 +193,7 @@ def onnx_content(network: FoldedCSNet) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Exporters report progress and plans that concern nobody here."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

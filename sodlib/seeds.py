@@ -3,7 +3,9 @@
 Three seeds alone say little of their own spread: the interval that allows for that, by Student's t with two degrees of
 freedom, is 4.3 standard errors wide either way. The other networks of a preset say more. Their variances are weighed
 with a network's own as Smyth does (2004, https://doi.org/10.2202/1544-6115.1027): the more alike they are, the more
-degrees of freedom their common value is worth, and at most as many as they have together.
+degrees of freedom their common value is worth, and at most as many as they have together. Two networks that need not
+vary alike bring a Student's t each into their difference, as Behrens and Fisher have it: to pool their degrees of
+freedom would make knowledge out of two times next to none.
 """
 
 from __future__ import annotations
@@ -59,18 +61,6 @@ class SeedVariance:
         return float(np.sqrt(len(scores) * variance / len(scores[0]))), freedom
 
 
-def between(known: Sequence[SeedVariance]) -> SeedVariance:
-    """What is known of a difference of networks that need not vary alike: the mean of their variances, worth as many
-    degrees of freedom as Satterthwaite gives their sum; nothing where of one nothing is known."""
-    if not known or not all(one.freedom for one in known):
-        return SeedVariance()
-    if len({*known}) == 1:  # of one population
-        return known[0]
-    variances = [one.variance for one in known]
-    worth = sum(variances) ** 2 / sum(one.variance**2 / one.freedom for one in known)
-    return SeedVariance(float(np.mean(variances)), worth)
-
-
 def seed_variance(scores: Sequence[Sequence[float]]) -> SeedVariance:
     """What the scores of several trainings, each with as many seeds, say of another's variance: by the moments of the
     logarithms of theirs (Smyth, section 6.2). Nothing where they are fewer than FEWEST. A variance of zero is left out:
@@ -106,12 +96,12 @@ def seed_variances(
     return {name: one for name, one in found.items() if one.freedom}
 
 
-def student(freedom: float, draws: int) -> np.ndarray:
-    """Values of Student's t at equal steps of probability, in an order that is the same at every call; zeros without a
-    degree of freedom."""
+def student(freedom: float, draws: int, which: int = 0) -> np.ndarray:
+    """Values of Student's t at equal steps of probability, in an order that is the same at every call and another for
+    each `which`; zeros without a degree of freedom."""
     if not freedom:
         return np.zeros(draws)
-    return np.random.default_rng(0).permutation(stats.t.ppf((np.arange(draws) + 0.5) / draws, freedom))
+    return np.random.default_rng(which).permutation(stats.t.ppf((np.arange(draws) + 0.5) / draws, freedom))
 
 
 def seed_weights(seeds: int, draws: int) -> np.ndarray:

@@ -49,6 +49,9 @@ class U2NetP(nn.Module):
             raise SodlibError(f"{path}: was exported from a network of this project; name that network instead")
 
     def forward(self, images: Tensor) -> Tensor:
+        """Raises SodlibError for images of another size."""
+        if images.shape[-2:] != (self.input_size, self.input_size):
+            raise SodlibError(f"U2Net-p takes {self.input_size} x {self.input_size} alone; leave out the input size")
         deviation, mean = (torch.tensor(values).view(3, 1, 1) for values in (STANDARD_DEVIATION, MEAN))
         colours = images * deviation + mean
         brightest = colours.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)

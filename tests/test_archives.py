@@ -294,6 +294,16 @@ def test_root_that_cannot_be_written(tmp_path):
         fetch("ECSSD", tmp_path)
 
 
+def test_set_that_cannot_be_written(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("sodlib.archives._archives", lambda *_: [])
+    monkeypatch.setattr("sodlib.archives.tempfile.TemporaryDirectory", refused)
+    with pytest.raises(SodlibError, match=r"ECSSD cannot be written .Permission denied.: name another root"):
+        fetch("ECSSD", tmp_path)
+
+
 def test_every_benchmark_has_a_source():
     assert SOURCES.keys() == BENCHMARKS.keys()
     assert all(bool(source.archives) != bool(source.page) for source in SOURCES.values())

@@ -38,6 +38,12 @@ def test_failed_save_leaves_nothing(tmp_path, small):
     assert (tmp_path / "file").read_text() == ""
 
 
+def test_an_optimised_network_is_no_file(tmp_path, small):
+    with pytest.raises(sodlib.SodlibError, match="save the network that it was made of"):
+        sodlib.save(sodlib.optimise(small, "torch"), tmp_path / "small.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_unreadable_files_are_named(tmp_path, small):
     path = tmp_path / "cut.safetensors"
     sodlib.save(small, path)

@@ -18,6 +18,16 @@ from sodlib.decay import DynamicWeightDecay, gammas, parameter_groups
 from sodlib.pruning import CRITERIA, keep, keep_above, keep_share, prune, recalibrate, scores
 
 
+def test_a_threshold_below_the_smallest_float32_still_prunes():
+    """1e-40 is what the release takes where nothing is asked for."""
+    model = sodlib.csnet()
+    for name, weight in model.named_parameters():
+        if name.startswith("stage1.1.conv1x1.bns"):
+            torch.nn.init.zeros_(weight[3:])
+    sizes = {value: sodlib.count_parameters(prune(model, keep_above(scores(model), value))) for value in (1e-40, 1e-20)}
+    assert sizes[1e-40] == sizes[1e-20] < sodlib.count_parameters(model)
+
+
 def test_training_step_of_the_released_network(golden, released):
     step = np.load(golden / "train_step_L-x2.npz")
     model = released.train()

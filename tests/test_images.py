@@ -59,6 +59,9 @@ def test_predict_takes_files_pictures_and_arrays(tmp_path, released):
     for bad in (pixels.astype(float), pixels[None], pixels[:0]):
         with pytest.raises(sodlib.SodlibError, match="uint8"):
             predict(released, bad)
+    for bad in (Image.new("F", (3, 3)), Image.new("RGB", (0, 3))):
+        with pytest.raises(sodlib.SodlibError, match=r"32-bit grey|must have pixels"):
+            predict(released, bad)
     with pytest.raises(sodlib.SodlibError, match="size 0"):
         predict(released, pixels, size=0)
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "photo.png").read_bytes()[:60])

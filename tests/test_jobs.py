@@ -144,6 +144,21 @@ def test_estimates_come_from_this_hardware(tmp_path):
     assert math.isnan(jobs.estimate(Run(), lite, jobs.rates([], "here")))
 
 
+def test_without_the_packages_of_other_networks_the_queue_has_no_estimate_of_them(tmp_path, monkeypatch):
+    for name in ("timm", "pytorchcv"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("backbones", "baselines"):
+        monkeypatch.delitem(sys.modules, f"sodlib.{name}", raising=False)
+        monkeypatch.delattr(f"sodlib.{name}", raising=False)
+    jobs._macs.cache_clear()
+    enet = Run(network="enet", decay="standard")
+    assert math.isnan(jobs.estimate(enet, PRESETS["smoke"], {(False, "smoke"): 1.0}))
+    assert jobs.pending([Declared(enet, ("Table 7",)), Declared(Run(), ("Table 7",))], "smoke", tmp_path)[-1] == enet
+    with pytest.raises(sodlib.SodlibError, match="enet: networks by others need pytorchcv"):
+        networks.build("enet")
+    jobs._macs.cache_clear()
+
+
 def test_fewer_images_are_less_work():
     whole, brief = PRESETS["lite"], PRESETS["brief"]
     labelled, classes = Run(images="labelled"), Run(images="classes", classification=Classification("random", "all"))
@@ -157,6 +172,8 @@ def test_a_damaged_record_does_not_stop_the_queue(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "record.json").write_text(content)
     assert jobs.rates(records.every(tmp_path), "none") == {}
+    (tmp_path / "cut").rename(tmp_path / ".key.being-written")
+    assert [record.key for record in records.every(tmp_path)] == ["bare", "odd"]
 
 
 def test_a_run_takes_the_gpu_that_fewest_are_on(tmp_path, monkeypatch):
@@ -230,7 +247,8 @@ class Says(Silent):
 
 runs.obtain(Run(), "smoke", runs.Surroundings(Path(sys.argv[1]), observer=Says()))
 # A bare machine has none of these.
-assert not {"IPython", "ipywidgets", "jupyterlab", "matplotlib", "papermill", "ray", "seaborn"} & set(sys.modules)
+assert not {"IPython", "ipywidgets", "jupyterlab", "matplotlib", "papermill", "pytorch_grad_cam", "pytorchcv", "ray",
+            "scipy", "seaborn", "timm", "torchvision"} & set(sys.modules)
 """
 
 

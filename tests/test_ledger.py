@@ -8,7 +8,19 @@ import pytest
 from conftest import REPOSITORY
 from matplotlib import rc_context
 
-from sodlib import checkpoints, claims, cost, evidence, inventory, ledger, paper, records, semantics, side_by_side
+from sodlib import (
+    checkpoints,
+    claims,
+    cost,
+    evidence,
+    inventory,
+    ledger,
+    paper,
+    pruned_claims,
+    records,
+    semantics,
+    side_by_side,
+)
 from sodlib.evidence import KNOWS_MORE, Estimate
 from sodlib.page import Page
 from sodlib.sensitivity import Sensitivity
@@ -95,16 +107,20 @@ def test_what_pruning_takes_away_is_a_cause_where_it_was_measured(found):
             return [0.8 + sum(self.by_step[:step]), 0.8]
 
     measured = Measured(0.001, -0.02, 0.0)
-    assert claims.steps_lost(measured).loc[1.8].round(6).to_numpy().tolist() == [
+    assert pruned_claims.steps_lost(measured).loc[1.8].round(6).to_numpy().tolist() == [
         [0.001, -0.02, 0.0, -0.019],
         [0.0, 0.0, 0.0, 0.0],
     ]
-    assert "each of 10 networks what pruning changes is a map of the position, but for 0.0010" in claims.position(
+    assert "each of 10 networks what pruning changes is, to 0.0010, what it changes to take" in pruned_claims.position(
         measured
     )
-    assert claims.position(Measured(0.001, -0.01, -0.01)) == claims.position(Measured(0.001, -0.002, 0.0)) == ""
+    assert (
+        pruned_claims.position(Measured(0.001, -0.01, -0.01))
+        == pruned_claims.position(Measured(0.001, -0.002, 0.0))
+        == ""
+    )
     item = found[POSITION]
-    assert claims.position(replace(item, records=dict.fromkeys(item.records, ()))) == ""
+    assert pruned_claims.position(replace(item, records=dict.fromkeys(item.records, ()))) == ""
 
 
 def test_tables_1_and_2_as_printed_are_not_the_network_that_the_paper_counts():
@@ -122,10 +138,10 @@ def test_test_images_are_named_where_they_decide(found):
 def test_a_threshold_is_compared_at_the_papers_size_where_one_training_has_both(found):
     item = found["Table 10"]
     sized = replace(found[PUBLISHED_SIZES], preset=item.preset, seeds=item.seeds)
-    assert "141K" in claims.thresholds(item, sized).ours
+    assert "141K" in pruned_claims.thresholds(item, sized).ours
     other = replace(sized, seeds=(7,))
-    assert "141K" not in claims.thresholds(item, other).ours
-    assert len(claims.thresholds(item, sized).signs) == len(claims.thresholds(item, other).signs) + 2
+    assert "141K" not in pruned_claims.thresholds(item, other).ours
+    assert len(pruned_claims.thresholds(item, sized).signs) == len(pruned_claims.thresholds(item, other).signs) + 2
 
 
 def test_sections_of_the_ledger_are_headings_of_their_page(found):
@@ -172,7 +188,7 @@ def test_what_is_missing_stays_empty(found, item, monkeypatch):
     """One run without a record takes nothing else away."""
     monkeypatch.setattr(evidence, "_estimate", lambda by_seed, *_: Estimate(*[0.1 if by_seed else math.nan] * 3))
     monkeypatch.setattr(
-        semantics, "sensitivity", lambda *given, **options: Sensitivity(np.ones((2, 2, 2)), *["ab"] * 3)
+        semantics, "sensitivity", lambda *given, **options: Sensitivity(np.ones((2, 2, 2)), *["ab"] * 2, (1, 2))
     )
     every = ledger.entries(found, {})
     for run in found[item].records:
@@ -191,11 +207,11 @@ def test_a_part_that_every_seed_must_show(found):
     assert semantics.tasks(item, *limits).signs == (OPPOSITE, "not told apart", AGREES)
 
 
-def test_the_shares_of_the_low_resolution(found):
+def test_the_shares_of_the_low_resolution(found, monkeypatch):
     item = found["Figure 10"]
     run = Run(pruning=REDUNDANT)
-    item = replace(item, seeds=(0,), records={run: item.of(run)[:1]})
-    entry = claims.resolutions(item)
+    item = replace(item, seeds=(0,), records={one: item.of(one)[:1] for one in (run, Run())})
+    entry = pruned_claims.resolutions(item)
     layers = {layer["layer"]: layer["out"] for layer in item.of(run)[0].data["plan"]["layers"]}
     low, every = (
         sum(part(outputs) for name, outputs in layers.items() if name.startswith("stage4.") and len(outputs) > 1)
@@ -203,14 +219,19 @@ def test_the_shares_of_the_low_resolution(found):
     )
     assert f", {low / every:.0%} [" in entry.ours
     assert entry.signs == ("not known with one seed",) * (3 + 4)
-    shares = claims.resolutions(replace(item, seeds=(0, 1), records={run: item.of(run) * 2}))
+    shares = pruned_claims.resolutions(replace(item, seeds=(0, 1), records={run: item.of(run) * 2, Run(): ()}))
     assert shares.ours.partition(" [")[0] == entry.ours.partition(" [")[0] and {AGREES, OPPOSITE} & set(shares.signs)
+    monkeypatch.setattr(pruned_claims, "severed_layers", lambda record: ["stage4.1.conv1x1"])
+    cut = pruned_claims.resolutions(item)
+    assert len(cut.signs) == 2 + 3 and "stage 4: severed layers, not judged" in cut.ours, "nor the step to it"
 
 
 def test_a_part_without_an_interval():
     assert claims.with_every([]) == "not recorded" and claims.with_every([True]) == "not known with one seed"
     assert claims.with_every([True, True]) == AGREES and claims.with_every([False, False]) == OPPOSITE
     assert claims.with_every([True, False]) == claims.with_every([None, None]) == "not told apart"
+    assert claims.counted([True]) == AGREES and claims.counted([False]) == OPPOSITE
+    assert claims.counted([True, False]) == "not told apart" and claims.counted([]) == "not recorded"
     assert [claims.beyond(value, 0.02) for value in (0.02, -0.03, 0.01, math.nan)] == [True, False, None, None]
 
 
@@ -244,10 +265,9 @@ def test_a_gap_is_where_no_scale_lies(found):
 def test_sizes_and_the_mean_mask_are_parts_of_the_claims(found):
     entries, table = ledger.entries(found, {}), found["Table 11"]
     wide, narrow = (
-        np.mean([record.data["parameters"] for record in table.of(Run(width=width, pruning=REDUNDANT))])
-        for width in (2, 1)
+        [record.data["parameters"] for record in table.of(Run(width=width, pruning=REDUNDANT))] for width in (2, 1)
     )
-    assert (entries["table11"].signs[-1] == AGREES) == (wide <= claims.LARGER * narrow)
+    assert (entries["table11"].signs[-1] == AGREES) == all(np.divide(wide, narrow) <= claims.LARGER)
     table = found["Table 6"]
     advantages = [table.difference(run, CENTRE) for run in (Run(network="extractor"), table.chosen(VANILLA))]
     knows_more = min(advantage.low for advantage in advantages) > KNOWS_MORE

@@ -178,6 +178,12 @@ def test_a_plan_whose_layers_do_not_follow_is_refused():
     plan["layers"][3]["in"] = [7, 7]
     with pytest.raises(sodlib.SodlibError, match=r"stage1\.2"):
         ChannelPlan.from_json(plan)
+    whole = plan_channels().to_json()
+    for name, change in (("foo", {"network": "foo"}), ("5, some of 0", {})):
+        data = json.loads(json.dumps(whole)) | change
+        next(layer for layer in data["layers"] if layer["layer"] == "oct_fuse.ms")["dilated_out"][0].append(0)
+        with pytest.raises(sodlib.SodlibError, match=f"channel plan: .*{name}"):
+            ChannelPlan.from_json(data)
     for nonsense in ({}, {"layers": 3}, {"stages": [3, 4, 6, 4], "layers": [{"layer": "x"}]}):
         with pytest.raises(sodlib.SodlibError, match="channel plan"):
             ChannelPlan.from_json(nonsense)

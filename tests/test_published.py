@@ -37,7 +37,11 @@ def test_a_network_in_onnx(onnx_file):
     expected = 1 / (1 + np.exp(-colours @ [1, 2, -1]))
     expected = (expected - expected.min()) / (expected.max() - expected.min())
     np.testing.assert_allclose(sodlib.predict(model, photograph), expected, atol=1e-5)
-    assert count_parameters(model) == 3 and model.macs == 3 * 320 * 320
+    assert count_parameters(model) == 3 and model.macs == sodlib.count_macs(model)["conv"] == 3 * 320 * 320
+    with pytest.raises(sodlib.SodlibError, match="320 x 320 alone"):
+        sodlib.predict(model, photograph, size=64)
+    with pytest.raises(sodlib.SodlibError, match="U2NetP has no channel plan"):
+        sodlib.save(model, onnx_file.with_suffix(".safetensors"))
 
 
 def test_what_is_no_onnx_file(tmp_path):
@@ -54,6 +58,19 @@ def test_a_record_grows_by_sets(onnx_file, tmp_path, capfd):
     assert record.data["images"] == {"small-2": 2, "small-3": 3} and record.data["parameters"] == 3
     assert list(published.every(tmp_path)) == ["tiny"] and not record.has_weights
     assert record.by_image("small-2")["images"] == 2 and record.by_image("small-3")["images"] == 3
+
+    def meanwhile(model, images):
+        """Another process records a set while this one is scored."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(published, "scored", before)
+            published.measure(model, "tiny", small[0].subset(range(1), "small-1"), tmp_path)
+        return before(model, images)
+
+    before = published.scored
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published, "scored", meanwhile)
+        record = published.measure(sodlib.load(onnx_file), "tiny", small[1], tmp_path)
+    assert record.data["images"] == {"small-1": 1, "small-2": 2, "small-3": 3}
     with pytest.raises(SystemExit):
         main_with("evaluate", onnx_file, "cutouts/test", "--size", 64, "--record", "tiny")
     assert "a record is of a network at its own input size" in capfd.readouterr().err

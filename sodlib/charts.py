@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -209,7 +210,7 @@ def gallery(
                 levels = 255 if picture.dtype == np.uint8 else 1
                 axis.imshow(picture) if picture.ndim == 3 else axis.imshow(picture / levels, **SALIENCY)
             if column == 0:
-                axis.set_ylabel(titles[row], rotation=0, ha="right", va="center")
+                axis.set_ylabel(textwrap.fill(titles[row], 18), rotation=0, ha="right", va="center")
     return figure
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
@@ -108,7 +108,8 @@ def _put(text: Annotation, place: tuple[int, int]) -> Bbox:
     across, up = place
     text.set(ha="left" if across > 0 else "right" if across < 0 else "center", va="bottom" if up > 0 else "top")
     text.xyann = place
-    return text.get_window_extent()
+    text.update_positions(text.figure.canvas.get_renderer())
+    return Text.get_window_extent(text)  # without the line to its point
 
 
 def _layer(axis: Axes, layer: pd.DataFrame, name: str, color: str, mark: str) -> None:

@@ -29,7 +29,7 @@ MODELS = Path(__file__).resolve().parents[1] / "models"
 def save(model: nn.Module, path: str | Path) -> None:
     """Write a network with its channel plan, or its name (`networks.NAMES`), and input size as one safetensors file.
 
-    Raises SodlibError for what is neither, such as an optimised network, and OSError where the file cannot be written.
+    Raises SodlibError for what is neither, such as an optimised network, and where the file cannot be written.
     """
     path = Path(path)
     if not isinstance(model, CSNet) and getattr(model, "name", None) not in networks.NAMES:

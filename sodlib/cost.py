@@ -43,7 +43,7 @@ def count_macs(model: nn.Module, size: int = 224) -> dict[str, int | None]:
 
     "conv": those of the convolutions and linear layers, counted by running the network on shapes alone.
     "paper": the MACC of the paper's tables, see `paper_macc`; None for a network without a channel plan.
-    Raises SodlibError where the size is not positive, and for an optimised network.
+    Raises SodlibError where the size is not positive, and for a network that cannot run on shapes, such as compiled C.
     """
     if size < 1:
         raise SodlibError(f"an image of {size} x {size} has no pixels; give a positive size")

@@ -145,7 +145,8 @@ def test_estimates_come_from_this_hardware(tmp_path):
 
 
 def test_without_the_packages_of_other_networks_the_queue_has_no_estimate_of_them(tmp_path, monkeypatch):
-    for name in ("timm", "pytorchcv"):
+    packages = {"timm", "pytorchcv"}
+    for name in packages | {loaded for loaded in sys.modules if loaded.partition(".")[0] in packages}:
         monkeypatch.setitem(sys.modules, name, None)
     for name in ("backbones", "baselines"):
         monkeypatch.delitem(sys.modules, f"sodlib.{name}", raising=False)

@@ -109,7 +109,7 @@ def test_parts_make_up_the_batch():
 def test_what_a_stream_refuses():
     pixels = packed(random_pairs([(20, 20)] * 6))
     for options, words in [
-        ({"batch": 9}, "6 training images do not fill a batch of 9"),
+        ({"batch": 9}, "6 images do not fill a batch of 9"),
         ({"batch": 3, "part": (0, 2)}, "batch of 3 cannot be shared by 2"),
         ({"batch": 3, "augmentation": "none"}, "unknown augmentation 'none'"),
     ]:

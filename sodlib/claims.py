@@ -82,11 +82,16 @@ def extractor() -> Entry:
     return Entry(f"paper, CSNet ×1: {parameters:.0f}K and {macc:.2f}G; {'; '.join(said)}", tuple(signs), cause=why)
 
 
-def size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entry:
-    """That a network has at most so many times the parameters of another."""
+def at_most(item: Evidence, run: Run, other: Run, most: float) -> str:
+    """The sign of a network having at most so many times the parameters of another, with every seed."""
     by_seed = [[record.data["parameters"] for record in item.of(one)] for one in (run, other)]
-    sign = counted([ours <= most * theirs for ours, theirs in zip(*by_seed, strict=False)])
-    ours, theirs = thousands(item.parameters(run)), thousands(item.parameters(other))
+    return counted([ours <= most * theirs for ours, theirs in zip(*by_seed, strict=False)])
+
+
+def size(item: Evidence, names: str, run: Run, other: Run, most: float) -> Entry:
+    """`at_most`, with both sizes in words."""
+    ours, theirs = (thousands(item.parameters(one)) for one in (run, other))
+    sign = at_most(item, run, other, most)
     return Entry(f"{names}: {ours} and {theirs} parameters [{sign}]", (sign,))
 
 
@@ -101,17 +106,15 @@ def thousands(parameters: float) -> str:
 
 
 def costs(item: Evidence, runs: Mapping[str, Run]) -> Entry:
-    """That every one of these networks, after pruning, asks for more MACC and parameters than the one before."""
-    by_seed = list(zip(*(item.of(run) for run in runs.values()), strict=False))
-    counts = {
-        "MACC": ("{:.3f}G", [[record.data["macs"]["paper"] / 1e9 for record in records] for records in by_seed]),
-        "parameters": ("{:.0f}K", [[record.data["parameters"] / 1e3 for record in records] for records in by_seed]),
-    }
-    said, signs = [], []
-    for words, (form, costs_by_seed) in counts.items():
-        signs.append(counted([bool(np.all(np.diff(one) > 0)) for one in costs_by_seed]))
-        said.append(f"{words} {', '.join(map(form.format, np.mean(costs_by_seed, 0)))} [{signs[-1]}]"
-                    if by_seed else f"{words} [{signs[-1]}]")  # fmt: skip
+    """That every one of these networks, after pruning, asks for more MACC and parameters than the one before, with
+    every seed."""
+    table, said, signs = item.table(runs), [], []
+    by_seed = list(zip(*map(item.of, runs.values()), strict=False))
+    for name, words, form, asked in (("macc_g", "MACC", "{:.3f}G", lambda data: data["macs"]["paper"]),
+                                     ("parameters_k", "parameters", "{:.0f}K", lambda data: data["parameters"]),
+                                     ):  # fmt: skip
+        signs.append(counted([bool(np.all(np.diff([asked(one.data) for one in records]) > 0)) for records in by_seed]))
+        said.append(f"{words} {', '.join(shown(value, form) for value in table[name])} [{signs[-1]}]")
     return Entry("; ".join(said), tuple(signs))
 
 

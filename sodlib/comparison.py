@@ -141,9 +141,3 @@ def _printed(printed: pd.DataFrame, network: str, column: tuple[str, str]) -> fl
 def _mean(item: Evidence, run: Run, number: Any) -> float:
     found = [number(record.data) for record in item.of(run)]
     return float(np.mean(found)) if found else np.nan
-
-
-def epochs_to(by_seed: np.ndarray, level: float) -> float:
-    """After how many epochs the mean of `[seeds, epochs]` is at a level or below; NaN where it never is."""
-    below = np.flatnonzero(by_seed.mean(0) <= level)
-    return float(below[0] + 1) if len(below) else np.nan

@@ -44,6 +44,12 @@ def convergence(panels: Mapping[str, Mapping[str, np.ndarray]], measured: str) -
     return figure
 
 
+def epochs_to(by_seed: np.ndarray, level: float) -> float:
+    """After how many epochs the mean of `[seeds, epochs]` is at a level or below; NaN where it never is."""
+    below = np.flatnonzero(by_seed.mean(0) <= level)
+    return float(below[0] + 1) if len(below) else np.nan
+
+
 def pareto(sizes: Sequence[float], scores: Sequence[float]) -> list[int]:
     """The indices of those that no other beats with as few parameters or fewer, the smallest first."""
     order = sorted(range(len(sizes)), key=lambda index: (sizes[index], -scores[index]))

@@ -122,8 +122,7 @@ class Evidence:
         """The mean over the seeds on the test set; the interval draws images and, where there are several, allows for
         other seeds by Student's t. With one seed it is of that network."""
         by_seed = [self._drawn(record)[measure] for record in self.of(run)]
-        several = len(self.seeds) > 1 and run != CENTRE
-        return _estimate(by_seed, [(self._varies(measure, run) if several else SeedVariance(), by_seed)])
+        return _estimate(by_seed, [(self._varies(measure, run) if len(self.seeds) > 1 else SeedVariance(), by_seed)])
 
     def values(self, run: Run, measure: str = "max_f") -> list[float]:
         """The score with every seed."""
@@ -161,7 +160,9 @@ class Evidence:
         return self.seed_variances.get((self.test_set, measure, of), SeedVariance()).luck
 
     def _varies(self, measure: str, run: Run) -> SeedVariance:
-        """What seeds do to such a network."""
+        """What seeds do to such a network; nothing to the mean mask."""
+        if run == CENTRE:
+            return SeedVariance()
         return self.seed_variances.get((self.test_set, measure, population(run)), SeedVariance())
 
     def knows_more(self, run: Run) -> bool:

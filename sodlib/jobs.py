@@ -39,7 +39,8 @@ TRAINING_IMAGES = {"DUTS-TR/train": 10_050, "DUTS-TR/train-2000": 2000}
 
 def units(run: Run, preset: Preset) -> float:
     """How much work a run is, in the paper's MACC: three forward passes for a training step, one for a step of
-    recalibration (of the network before pruning, since what is left is not known beforehand)."""
+    recalibration (of the network before pruning, since what is left is not known beforehand). NaN for a network whose
+    package is not installed."""
     if run.network == MEAN_MASK or run.activation_map or (run.classification and run.classification.tuned == "probe"):
         return 0.0
     preset = run.settings(preset.name)
@@ -61,9 +62,12 @@ def _images(run: Run, preset: Preset) -> int:
 
 
 @cache
-def _macs(name: str, size: int) -> int:
-    with torch.device("meta"):
-        return count_macs(networks.build(name, size), size)["conv"]
+def _macs(name: str, size: int) -> float:
+    try:
+        with torch.device("meta"):
+            return count_macs(networks.build(name, size), size)["conv"]
+    except SodlibError:  # its package is not installed
+        return math.nan
 
 
 def rates(found: Iterable[Record], hardware: str) -> dict[tuple[bool, str], float]:
@@ -76,10 +80,9 @@ def rates(found: Iterable[Record], hardware: str) -> dict[tuple[bool, str], floa
             if data.get("hardware") != hardware or not (preset := PRESETS.get(data["preset"]["name"])):
                 continue
             run, seconds = Run.described(data["run"]), data["seconds"] + data["evaluation_seconds"]
-            work = units(run, preset)
         except (SodlibError, KeyError, TypeError, AttributeError):
             continue
-        if work:
+        if (work := units(run, preset)) > 0:
             samples.setdefault((run.pruning is not None, preset.name), []).append(seconds / work)
     return {kind: statistics.median(values) for kind, values in samples.items()}
 
@@ -91,10 +94,7 @@ def estimate(run: Run, preset: Preset, known: dict[tuple[bool, str], float]) -> 
     rate = known.get((pruned, preset.name)) or max(
         (value for (kind, _), value in known.items() if kind == pruned), default=math.nan
     )
-    try:
-        return units(run, preset) * rate
-    except SodlibError:  # a network whose package is not installed
-        return math.nan
+    return units(run, preset) * rate
 
 
 def pending(declared: Collection[Declared], preset: str, place: Path) -> list[Run]:
@@ -112,11 +112,8 @@ def pending(declared: Collection[Declared], preset: str, place: Path) -> list[Ru
 
     def rank(training: Run) -> tuple[int, int, float, str]:
         items = set().union(*(feeds for run, feeds in waiting.items() if run.chain[0] == training))
-        try:
-            work = units(training, preset_named(preset))
-        except SodlibError:  # a network whose package is not installed
-            work = math.inf
-        return training.seed, -len(items), work, training.key(preset)
+        work = units(training, preset_named(preset))
+        return training.seed, -len(items), math.inf if math.isnan(work) else work, training.key(preset)
 
     ranks = {training: rank(training) for training in {run.chain[0] for run in waiting}}
     return sorted(waiting, key=lambda run: (ranks[run.chain[0]], len(run.chain), run.key(preset)))

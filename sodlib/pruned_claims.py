@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .channels import ChannelPlan
-from .claims import ALIKE, BUDGET, EVEN, LEFT, beyond, missing, size, thousands, with_every
+from .claims import ALIKE, BUDGET, EVEN, LEFT, at_most, beyond, missing, size, thousands, with_every
 from .counts import low_resolution
 from .description import Pruning, Run
 from .evidence import Evidence, shown
@@ -34,7 +34,7 @@ def compression(longest: Evidence, sized: Evidence) -> Entry:
     small, left, standard = AT_SIZE[X2], replace(X2, pruning=REDUNDANT), replace(X2, decay="standard")
     lost = {run: item.difference(run, X2) for run, item in ((small, sized), (left, longest))}
     share = {run: item.parameters(run) / item.parameters(X2) for run, item in ((small, sized), (left, longest))}
-    few = size(longest, "", left, X2, LEFT).signs[0]
+    few = at_most(longest, left, X2, LEFT)
     signs = (no_loss(lost[small]), few, no_loss(lost[left]))
     without = sized.difference(AT_SIZE[standard], standard)
     merit = ", so that this is no merit of the dynamic one" if no_loss(without) == AGREES else ""

@@ -120,8 +120,8 @@ def looking(item: Evidence, name: str, network: Run, claimed: float = 1.0) -> En
         looked = replace(network, activation_map=method)
         energy, pointing = (item.score(looked, name) for name in ("energy beyond area", "pointing beyond centre"))
         signs.append(same_sign(claimed, energy))
-        said += (in_words([f"{kind}, {name}: energy less the object's area"], [energy], signs[-1:]),)
-        said[-1] += f", pointing less the centre's {pointing}" if str(pointing) else ""
+        pointed = f", pointing less the centre's {pointing}" if str(pointing) else ""
+        said.append(in_words([f"{kind}, {name}: energy less the object's area"], [energy], signs[-1:]) + pointed)
     return Entry("; ".join(said), tuple(signs))
 
 

@@ -10,8 +10,7 @@ from matplotlib import pyplot as plt
 from test_evidence import FIRST, SECOND, Recorded, evidence
 
 from sodlib import comparison, gallery, paper, study
-from sodlib.comparison import epochs_to
-from sodlib.comparison_charts import convergence, pareto, sizes_and_scores
+from sodlib.comparison_charts import convergence, epochs_to, pareto, sizes_and_scores
 from sodlib.evidence import Evidence
 from sodlib.presets import preset_named
 
